@@ -1,0 +1,407 @@
+"""The versioned record of a run.
+
+A run is a sequence of entries appended to a journal (`mnv3_reports.journal`) while it happens; `Run` is the same
+entries put in order. Raw samples are kept and statistics are derived from them elsewhere. Inside the record every
+duration is in seconds, except the samples themselves (integer nanoseconds, as the clock gave them), and every size
+is in bytes.
+
+Schema history:
+    1  first version
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Self
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+Scalar = str | int | float | bool | None
+"""What a fact may be: facts are small, printable statements about an artifact or a loaded session."""
+
+
+class Cell(msgspec.Struct, frozen=True, order=True, forbid_unknown_fields=True):
+    """One thing to measure: a network on a runtime in one configuration. Shapes are batch x 3 x resolution^2."""
+
+    variant: str
+    backend: str
+    device: str = "cpu"
+    threads: int = 1
+    batch: int = 1
+    resolution: int = 224
+
+    @property
+    def key(self) -> str:
+        """The stable name of the cell, as written in journals, tables and gate rules."""
+        return f"{self.variant}/{self.backend}?{self.setting}"
+
+    @property
+    def setting(self) -> str:
+        """The part of the key that must be equal for two cells to be compared."""
+        return f"threads={self.threads}&batch={self.batch}&resolution={self.resolution}&device={self.device}"
+
+    @classmethod
+    def from_key(cls, key: str) -> Self:
+        """Read a key written by `Cell.key`.
+
+        Raises:
+            ValueError: the text is no cell key.
+        """
+        match = re.fullmatch(
+            r"([^/?]+)/([^/?]+)\?threads=(\d+)&batch=(\d+)&resolution=(\d+)&device=([^&]+)", key
+        )
+        if match is None:
+            raise ValueError(
+                f"'{key}' is no cell key; expected "
+                "'variant/backend?threads=1&batch=1&resolution=224&device=cpu'"
+            )
+        variant, backend, threads, batch, resolution, device = match.groups()
+        return cls(variant, backend, device, int(threads), int(batch), int(resolution))
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What was asked for, after names were resolved and defaults filled in."""
+
+    variants: tuple[str, ...]
+    references: tuple[str, ...]
+    backends: tuple[str, ...]
+    threads: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
+    resolutions: tuple[int, ...]
+    device: str
+    precision: float
+    """Asked half width of the 95 % interval of every printed ratio, relative (0.02 is 2 %)."""
+    time_budget: float
+    """Seconds the measuring phase may take."""
+    seed: int
+    num_classes: int = 1000
+    weights: dict[str, str] = {}
+    """Variant to weights file; a variant that is missing here has seeded, calibrated weights."""
+    quick: bool = False
+    cold: bool = False
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """The hardware and system a run was measured on."""
+
+    cpu: str
+    isa: tuple[str, ...]
+    logical_cpus: int
+    physical_cores: int | None
+    usable_cpus: int
+    """Logical CPUs this process may run on (affinity)."""
+    cpu_quota: float | None
+    """CPUs a cgroup lets the process use, None when unlimited."""
+    memory_bytes: int
+    memory_limit_bytes: int | None
+    swap_bytes: int
+    governor: str | None
+    hypervisor: str | None
+    system: str
+    kernel: str
+    gpus: tuple[str, ...] = ()
+    fingerprint: str = ""
+    """Hash over what must be equal for absolute times to be comparable."""
+
+
+class Software(msgspec.Struct, frozen=True):
+    """The versions a run was measured with."""
+
+    python: str
+    packages: dict[str, str]
+    project_version: str
+    commit: str | None
+    environment: dict[str, str]
+    """Variables set for every worker (allocator, thread pools)."""
+    fingerprint: str = ""
+
+
+class LayerCost(msgspec.Struct, frozen=True):
+    """Cost of one leaf module for one image."""
+
+    name: str
+    kind: str
+    macs: int
+    parameters: int
+    activations: int
+    output_shape: tuple[int, ...]
+
+
+class Complexity(msgspec.Struct, frozen=True):
+    """Counted cost of one network for one image. FLOPs are 2 x MACs."""
+
+    macs: int
+    """Multiply-accumulates of convolutions and linear layers, the figure papers give."""
+    other_operations: dict[str, int]
+    """Operations outside `macs`, by kind (batch_norm, activation, elementwise, pooling), one an output element."""
+    parameters: int
+    buffers: int
+    activations: int
+    """Elements written by convolutions and linear layers (fvcore's definition)."""
+    weight_bytes: int
+    counters: dict[str, int]
+    """The same MACs by counter: fvcore, flop_counter, analytic."""
+    disagreement: str | None
+    """Why the counters differ, None when they agree."""
+    layers: tuple[LayerCost, ...]
+
+
+class PublishedFigure(msgspec.Struct, frozen=True):
+    """One row of figures somebody published about a network."""
+
+    source: str
+    weights: str = ""
+    precision: str = "fp32"
+    resolution: int = 224
+    top1: float | None = None
+    macs: float | None = None
+    parameters: float | None = None
+    latency_ms: dict[str, float] = {}
+    """Device to milliseconds, such as {'Pixel 1': 51.0}."""
+
+
+class VariantFacts(msgspec.Struct, frozen=True, tag="variant"):
+    """What is known of a network without timing it."""
+
+    variant: str
+    resolution: int
+    title: str
+    complexity: Complexity
+    features: dict[str, str]
+    """Architecture feature to what the built model shows, such as {'squeeze-and-excitation': '8 of 15 blocks'}."""
+    published: tuple[PublishedFigure, ...]
+    weights: str
+    """Where the weights came from ('seeded 0, calibrated' or a file name with its sha256)."""
+
+
+class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
+    """An artifact is on disk for this cell."""
+
+    cell: str
+    artifact: str
+    """Content hash that names the artifact."""
+    build_seconds: float
+    """What building took when it was built; it was now if `cached` is false."""
+    built_at: str
+    cached: bool
+    artifact_bytes: int
+    """Bytes of the files that would be deployed."""
+    files: dict[str, int]
+    facts: dict[str, Scalar]
+
+
+class Fidelity(msgspec.Struct, frozen=True):
+    """Agreement of a cell's logits with eager fp32 on the same inputs."""
+
+    cosine: float
+    snr_db: float
+    """10 log10(sum reference^2 / sum error^2); 200 stands for 'identical or nearly so'."""
+    top1_agreement: float
+    samples: int
+    floor_snr_db: float
+    inputs: str
+    """What the inputs were."""
+
+
+class Inspected(msgspec.Struct, frozen=True, tag="inspected"):
+    """A fresh process loaded the cell's artifact once: cold start, memory and fidelity."""
+
+    cell: str
+    import_seconds: float
+    """Importing the runtime."""
+    load_seconds: float
+    """From artifact on disk to a callable."""
+    first_seconds: float
+    """The first inference."""
+    warm_calls: int
+    """Calls until steady."""
+    steady: bool
+    call_seconds: float
+    """A warm call, for planning blocks; not a reported latency."""
+    runtime_bytes: int
+    """Resident set after importing the runtime, before loading anything."""
+    peak_bytes: int
+    """Kernel's high-water mark of the resident set after the warm calls."""
+    os_threads: int
+    side_by_side: int
+    """Processes started at the same time on this machine (1 means alone)."""
+    fidelity: Fidelity | None
+    facts: dict[str, Scalar]
+    """What the loaded session says of itself (mode, threads really used, precision)."""
+    device_peak_bytes: int | None = None
+    device_reserved_bytes: int | None = None
+
+
+class Epoch(msgspec.Struct, frozen=True, tag="epoch"):
+    """A set of fresh workers began to take turns."""
+
+    epoch: int
+    cells: tuple[str, ...]
+    start_seconds: float
+    """From the first worker's start until every one was warm."""
+
+
+class Block(msgspec.Struct, frozen=True, tag="block"):
+    """One turn of one cell: consecutive calls in one process, with what disturbed them."""
+
+    cell: str
+    epoch: int
+    round: int
+    position: int
+    """Place within the round's shuffled order."""
+    samples_ns: tuple[int, ...]
+    wall_seconds: float
+    cpu_seconds: float
+    involuntary_switches: int
+    minor_faults: int
+    major_faults: int
+    steal_seconds: float = 0.0
+    pressure_seconds: float = 0.0
+    """Time some task waited for a CPU while the block ran (PSI 'some')."""
+    throttled_seconds: float = 0.0
+    other_cpu_seconds: float = 0.0
+    """CPU time spent on this machine by anything but the block's process."""
+    mhz: float | None = None
+    disturbed: tuple[str, ...] = ()
+    """Names of the thresholds that this block crossed; a mark, never a reason to drop it silently."""
+
+
+class Failure(msgspec.Struct, frozen=True, tag="failure"):
+    """A cell could not be finished. Other cells went on."""
+
+    cell: str
+    phase: str
+    """prepare, load, first, warm-up, fidelity, measure."""
+    reason: str
+    tail: str = ""
+    """Last lines of what the process printed."""
+    install: str | None = None
+    """What to type to mend it, where that is known."""
+
+
+class Skipped(msgspec.Struct, frozen=True, tag="skipped"):
+    """A backend was not measured because something it needs is missing here."""
+
+    backend: str
+    reason: str
+    install: str | None
+
+
+class Note(msgspec.Struct, frozen=True, tag="note"):
+    """Something the reader of the report should know."""
+
+    text: str
+
+
+class RunStarted(msgspec.Struct, frozen=True, tag="started"):
+    """The first entry of every journal."""
+
+    schema: int
+    run_id: str
+    started_at: str
+    command: str
+    request: Request
+    cells: tuple[str, ...]
+    machine: Machine
+    software: Software
+
+
+class RunResumed(msgspec.Struct, frozen=True, tag="resumed"):
+    """The run went on in a new process."""
+
+    resumed_at: str
+    machine: Machine
+    software: Software
+
+
+class RunFinished(msgspec.Struct, frozen=True, tag="finished"):
+    """The run came to an end. A journal without this entry was cut off."""
+
+    ended_at: str
+    status: str
+    """complete, failures (some requested cell failed) or partial (interrupted)."""
+    stopped_because: str
+    """precision, budget, interrupted or nothing-left."""
+    precision_reached: float | None
+    """Widest half width among the printed ratios, relative."""
+    phase_seconds: dict[str, float]
+    """Where the wall time went: prepare, inspect, start, measure, report."""
+
+
+Entry = (
+    RunStarted
+    | RunResumed
+    | VariantFacts
+    | Prepared
+    | Inspected
+    | Epoch
+    | Block
+    | Failure
+    | Skipped
+    | Note
+    | RunFinished
+)
+
+
+class CellRecord(msgspec.Struct):
+    """Everything known of one cell, short of its samples."""
+
+    cell: Cell
+    prepared: Prepared | None = None
+    inspected: Inspected | None = None
+    failure: Failure | None = None
+
+
+class Run(msgspec.Struct):
+    """A run in memory: the journal's entries, put in order."""
+
+    header: RunStarted
+    variants: list[VariantFacts] = []
+    cells: dict[str, CellRecord] = {}
+    epochs: list[Epoch] = []
+    blocks: list[Block] = []
+    skipped: list[Skipped] = []
+    notes: list[str] = []
+    resumed: list[RunResumed] = []
+    finished: RunFinished | None = None
+
+    def add(self, entry: Entry) -> None:
+        """Put one journal entry where it belongs. A later entry about the same thing replaces an earlier one."""
+        match entry:
+            case RunStarted():
+                raise ValueError("a run starts once")
+            case RunResumed():
+                self.resumed.append(entry)
+                self.finished = None
+            case VariantFacts():
+                self.variants = [
+                    v
+                    for v in self.variants
+                    if (v.variant, v.resolution) != (entry.variant, entry.resolution)
+                ]
+                self.variants.append(entry)
+            case Prepared():
+                self.cells[entry.cell].prepared = entry
+            case Inspected():
+                self.cells[entry.cell].inspected = entry
+            case Failure():
+                self.cells[entry.cell].failure = entry
+            case Epoch():
+                self.epochs.append(entry)
+            case Block():
+                self.blocks.append(entry)
+            case Skipped():
+                if entry not in self.skipped:
+                    self.skipped.append(entry)
+            case Note():
+                if entry.text not in self.notes:
+                    self.notes.append(entry.text)
+            case RunFinished():
+                self.finished = entry
+
+    @classmethod
+    def started(cls, header: RunStarted) -> Self:
+        """An empty run with a place for every planned cell."""
+        return cls(header=header, cells={key: CellRecord(Cell.from_key(key)) for key in header.cells})
