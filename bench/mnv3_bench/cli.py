@@ -1,0 +1,248 @@
+"""The command line. Only `main` ends the process; everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from mnv3_bench import __version__
+from mnv3_bench.errors import ExitCode, UsageError
+
+
+class _RunByDefault(TyperGroup):
+    """`mnv3-bench --variants …` is `mnv3-bench run --variants …`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args:
+            args = ["--help"]
+        elif args[0].startswith("-") and args[0] not in ("--help", "--version", *_COMPLETION):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+_COMPLETION = ("--install-completion", "--show-completion")
+
+app = typer.Typer(
+    cls=_RunByDefault,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Which MobileNet, on which runtime, at which precision: measured, with intervals. "
+    "'mnv3-bench --variants large,small --backends all' is the main job; "
+    "an option without a command belongs to 'run'.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"mnv3-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    variants: Annotated[
+        str | None,
+        typer.Option(help="Networks, such as large,small,v2@0.5,small-minimal. Default: large,small."),
+    ] = None,
+    backends: Annotated[
+        str | None, typer.Option(help="Runtimes, or 'all' that are installed here. Default: all.")
+    ] = None,
+    references: Annotated[
+        str | None, typer.Option(help="Networks to compare with, or 'none'. Default: v1,v2.")
+    ] = None,
+    threads: Annotated[str | None, typer.Option(help="Threads a cell, such as 1,2. Default: 1.")] = None,
+    batch_sizes: Annotated[str | None, typer.Option(help="Images a call, such as 1,8. Default: 1.")] = None,
+    resolutions: Annotated[str | None, typer.Option(help="Pixels a side. Default: 224.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: cpu.")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Stop when every printed ratio's 95 % interval is this narrow (half width). Default: 2%."
+        ),
+    ] = None,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(help="Stop measuring after this long, such as 4m. Default: about 5 s a cell."),
+    ] = None,
+    quick: Annotated[
+        bool | None, typer.Option("--quick", help="Precision 10% and about 2 s a cell: a first look.")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights: FILE for one variant, or variant=FILE,… (.pth, .safetensors). Default: seeded."
+        ),
+    ] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Outputs of the classifier. Default: 1000.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, inputs and order. Default: 0.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Folder of this run. Default: mnv3-runs/ and the time.")
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="TOML file with these options. Default: [tool.mnv3-bench] in ./pyproject.toml."),
+    ] = None,
+    resume: Annotated[str | None, typer.Option(help="Go on with an interrupted run from its folder.")] = None,
+    cold: Annotated[
+        bool | None, typer.Option("--cold", help="Build everything anew instead of using the artifact cache.")
+    ] = None,
+    timeout: Annotated[
+        str | None,
+        typer.Option(help="Limit for each order to a worker, such as 60s. Default: by phase, 60s to 15m."),
+    ] = None,
+    worker_memory: Annotated[
+        str | None,
+        typer.Option(help="Memory limit of one worker, such as 4GB. Default: half of the machine's."),
+    ] = None,
+) -> ExitCode:
+    """Measure networks on runtimes and write the comparison. This is the main job."""
+    from mnv3_bench.config import merge, read_config
+    from mnv3_bench.plan import Asked, make_plan
+
+    asked = Asked(
+        variants=variants,
+        references=references,
+        backends=backends,
+        threads=threads,
+        batch_sizes=batch_sizes,
+        resolutions=resolutions,
+        device=device,
+        precision=precision,
+        time_budget=time_budget,
+        seed=seed,
+        num_classes=num_classes,
+        weights=weights,
+        quick=quick,
+        cold=cold,
+        output=output,
+        timeout=timeout,
+        worker_memory=worker_memory,
+    )
+    if resume is not None:
+        _only_with_resume(asked)
+    else:
+        from_file, file = read_config(config)
+        asked = merge(asked, from_file)
+        if file is not None:
+            print(f"settings from {file}", file=sys.stderr)
+    plan = make_plan(asked)
+    from mnv3_bench.run import execute
+
+    command = shlex.join(["mnv3-bench", *sys.argv[1:]])
+    code, session = execute(plan, command, Path(resume) if resume is not None else None)
+    _show(session.run, session.directory)
+    return code
+
+
+def _only_with_resume(asked: Any) -> None:
+    """A resumed run is the one that was asked for then; only limits may change."""
+    given = [
+        name
+        for name in asked.__dataclass_fields__
+        if getattr(asked, name) is not None and name not in ("timeout", "worker_memory")
+    ]
+    if given:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise UsageError(
+            f"--resume goes on with what that run asked for; leave out {flags}, or start a new run"
+        )
+
+
+def _show(run: Any, directory: Path) -> None:
+    from rich.console import Console
+
+    from mnv3_reports.terminal import plain_lines, summary_table
+
+    if sys.stdout.isatty():
+        Console().print(summary_table(run))
+    else:
+        for line in plain_lines(run):
+            print(line)
+    print(f"report: {directory / 'report.md'}")
+
+
+@app.command("list")
+def list_() -> ExitCode:
+    """Show variants and backends, what is installed, and how to install the rest."""
+    from mnv3_bench.listing import listing
+
+    print(listing())
+    return ExitCode.DONE
+
+
+@app.command()
+def report(
+    directory: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    csv: Annotated[str | None, typer.Option(help="Also write one row a cell as CSV to this file.")] = None,
+    json: Annotated[
+        str | None, typer.Option(help="Also write cells and statistics as JSON to this file.")
+    ] = None,
+    pytest_benchmark: Annotated[
+        str | None, typer.Option(help="Also write a file that 'pytest-benchmark compare' reads.")
+    ] = None,
+) -> ExitCode:
+    """Write the report of a run again, without measuring; and export its figures."""
+    from mnv3_reports.export import to_csv, to_json
+    from mnv3_reports.rundir import RunDirectoryError, load_run, write_text
+    from mnv3_reports.writer import write_report
+
+    try:
+        for path in write_report(Path(directory)):
+            print(path)
+        run = load_run(directory)
+        for target, render in ((csv, to_csv), (json, to_json), (pytest_benchmark, _as_pytest_benchmark)):
+            if target is not None:
+                print(write_text(Path(target), render(run)))
+    except RunDirectoryError as error:
+        raise UsageError(str(error)) from None
+    return ExitCode.DONE
+
+
+def _as_pytest_benchmark(run: Any) -> str:
+    import json
+
+    from mnv3_reports.export import to_pytest_benchmark
+
+    return json.dumps(to_pytest_benchmark(run), indent=1)
+
+
+def main() -> None:
+    """Entry point of the `mnv3-bench` script."""
+    sys.exit(invoke(sys.argv[1:]))
+
+
+def invoke(arguments: list[str]) -> int:
+    """Run a command line and return its exit code. Whatever the user can mend is one line on stderr."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(arguments, prog_name="mnv3-bench", standalone_mode=False)
+    except UsageError as error:
+        return _complain(str(error), error.exit_code)
+    except typer.TyperException as error:
+        return _complain(error.format_message(), ExitCode.USAGE)
+    except (KeyboardInterrupt, typer.Abort):
+        return ExitCode.INTERRUPTED
+    return int(code) if isinstance(code, int) else ExitCode.DONE
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"mnv3-bench: {' '.join(text.split())}", file=sys.stderr)
+    return int(code)
+
+
+if __name__ == "__main__":
+    main()

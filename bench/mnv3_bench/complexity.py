@@ -1,0 +1,187 @@
+"""What one inference costs, counted three ways.
+
+MACs are the multiply-accumulates of convolutions and linear layers, the figure papers print; FLOPs are twice
+that. They are counted by fvcore (from a traced graph), by torch's FlopCounterMode (from the operators that are
+dispatched) and from the layers themselves (weights x positions). What fvcore adds to its own total beyond those,
+BatchNorm above all, is listed apart: its total for V3-Large is 226 M where this convention gives 217 M.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from mnv3_reports.record import Complexity, LayerCost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from torch import nn
+
+# fvcore leaves some operators out silently (relu), calls others unsupported (hardswish, mul, add) and has rules of
+# its own for the rest (batch_norm, pooling). Here all follow one rule: an operation for each output element.
+_KINDS = {
+    "batch_norm": ("batch_norm",),
+    "activation": ("relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "sigmoid", "silu", "gelu"),
+    "elementwise": ("add", "sub", "mul", "div"),
+    "pooling": ("adaptive_avg_pool2d", "avg_pool2d", "max_pool2d", "mean"),
+}
+_KIND_OF = {op + end: kind for kind, ops in _KINDS.items() for op in ops for end in ("", "_")}
+_FREE = ("dropout", "dropout_", "feature_dropout", "feature_dropout_")
+"""Operators that do nothing in eval mode."""
+_MAC_OPERATORS = ("conv", "linear", "addmm", "mm", "matmul", "bmm", "einsum")
+"""fvcore's names for what is counted in multiply-accumulates."""
+_SHOWN = 3  # places named where counters disagree
+
+
+def count(model: nn.Module, resolution: int) -> Complexity:
+    """Count one image, 1 x 3 x resolution x resolution, through a network in eval mode.
+
+    A layer's `activations`, like the total, are elements written by convolutions and linear layers (0 for other
+    layers); its `output_shape` leaves the batch out. `weight_bytes` is what parameters and buffers take in memory.
+    Operators no counter knows are named in `disagreement`.
+
+    Raises:
+        ValueError: the resolution is not positive.
+    """
+    import torch
+
+    if resolution < 1:
+        raise ValueError(f"resolution is {resolution}; expected a positive number of pixels, such as 224")
+    model = copy.deepcopy(model).eval()  # hooks and mode stay out of the caller's network
+    tensors = [*model.parameters(), *model.buffers()]
+    like = next(model.parameters(), torch.empty(0))
+    image = torch.zeros(1, 3, resolution, resolution, device=like.device, dtype=like.dtype)
+
+    layers = _layers(model, image)
+    by_operator, macs_by_module, activations, unsupported = _fvcore(model, image)
+    analytic = {layer.name: layer.macs for layer in layers}
+    counters = {
+        "fvcore": sum(by_operator[op] for op in _MAC_OPERATORS),
+        "flop_counter": _dispatched_flops(model, image) // 2,
+        "analytic": sum(analytic.values()),
+    }
+    others: Counter[str] = Counter()
+    for operator, operations in by_operator.items():
+        if operator not in _MAC_OPERATORS and operations:
+            others[_KIND_OF.get(operator, operator)] += operations
+    return Complexity(
+        macs=counters["fvcore"],
+        other_operations=dict(others),
+        parameters=sum(tensor.numel() for tensor in model.parameters()),
+        buffers=sum(tensor.numel() for tensor in model.buffers()),
+        activations=activations,
+        weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        counters=counters,
+        disagreement=_disagreement(counters, _own(macs_by_module), analytic, unsupported),
+        layers=layers,
+    )
+
+
+def _layers(model: nn.Module, image: torch.Tensor) -> tuple[LayerCost, ...]:
+    """Cost of every leaf module that ran, in the order of first use; a module used twice costs twice."""
+    import torch
+
+    costs: dict[str, LayerCost] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            macs = _layer_macs(module, inputs[0], output)
+            before = costs.get(name)
+            costs[name] = LayerCost(
+                name=name,
+                kind=type(module).__name__,
+                macs=macs + (before.macs if before else 0),
+                parameters=sum(parameter.numel() for parameter in module.parameters()),
+                activations=(output.numel() if macs else 0) + (before.activations if before else 0),
+                output_shape=tuple(output.shape[1:]),
+            )
+
+        return hook
+
+    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
+    handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    with torch.no_grad():
+        model(image)
+    for handle in handles:
+        handle.remove()
+    return tuple(costs.values())
+
+
+def _layer_macs(module: nn.Module, given: torch.Tensor, output: torch.Tensor) -> int:
+    """Weights x positions of one convolution or linear layer, 0 for anything else."""
+    from torch import nn
+
+    match module:
+        case nn.ConvTranspose1d() | nn.ConvTranspose2d() | nn.ConvTranspose3d():
+            return module.weight.numel() * (given.numel() // module.in_channels)
+        case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
+            return module.weight.numel() * (output.numel() // module.out_channels)
+        case nn.Linear():
+            return module.weight.numel() * (output.numel() // module.out_features)
+        case _:
+            return 0
+
+
+def _fvcore(
+    model: nn.Module, image: torch.Tensor
+) -> tuple[Counter[str], dict[str, int], int, dict[str, int]]:
+    """Operations by operator, MACs by module, activations, and calls of operators without a handle."""
+    from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
+    from fvcore.nn.jit_handles import get_shape
+
+    def output_elements(_: list[Any], outputs: list[Any]) -> int:
+        return math.prod(get_shape(outputs[0]))
+
+    flops, activations = FlopCountAnalysis(model, image), ActivationCountAnalysis(model, image)
+    flops.set_op_handle(**{f"aten::{operator}": output_elements for operator in _KIND_OF})
+    flops.set_op_handle(**{f"aten::{operator}": None for operator in _FREE})
+    for analysis in (flops, activations):  # its log repeats what is reported here
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside torch's tracer
+        by_operator = Counter({name: int(n) for name, n in flops.by_operator().items()})
+        macs_by_module = {
+            name: sum(int(operators[op]) for op in _MAC_OPERATORS)
+            for name, operators in flops.by_module_and_operator().items()
+        }
+        return by_operator, macs_by_module, int(activations.total()), dict(flops.unsupported_ops())
+
+
+def _dispatched_flops(model: nn.Module, image: torch.Tensor) -> int:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(image)
+    return int(counter.get_total_flops())
+
+
+def _own(by_module: dict[str, int]) -> dict[str, int]:
+    """MACs each module does itself, outside its children."""
+    own = dict(by_module)
+    for name, macs in by_module.items():
+        if name:
+            own[name.rpartition(".")[0]] -= macs
+    return own
+
+
+def _disagreement(
+    counters: dict[str, int], traced: dict[str, int], analytic: dict[str, int], unsupported: dict[str, int]
+) -> str | None:
+    reasons = []
+    if len(set(counters.values())) > 1:
+        reasons.append(", ".join(f"{name} counts {macs:,}" for name, macs in counters.items()))
+        places = [name for name, macs in traced.items() if macs != analytic.get(name, 0)]
+        if places:
+            named = ", ".join(place or "the top level" for place in places[:_SHOWN])
+            more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
+            reasons.append(f"fvcore and the layers' own count differ in {named}{more}")
+    if unsupported:
+        calls = ", ".join(f"{name} ({n} calls)" for name, n in sorted(unsupported.items()))
+        reasons.append(f"not counted, because no counter knows them: {calls}")
+    return "; ".join(reasons) or None

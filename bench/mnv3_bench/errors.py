@@ -1,0 +1,29 @@
+"""The few ways a command ends other than well. Each message is one line that says what to change."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the shell and CI read."""
+
+    DONE = 0
+    REGRESSION = 1
+    USAGE = 2
+    INCONCLUSIVE = 3
+    INCOMPARABLE = 4
+    CELLS_FAILED = 5
+    INTERRUPTED = 130
+
+
+class UsageError(Exception):
+    """The request is wrong: says what, what was expected and what to type instead."""
+
+    exit_code = ExitCode.USAGE
+
+
+class IncomparableError(UsageError):
+    """Figures that may not be put together, such as those of two machines."""
+
+    exit_code = ExitCode.INCOMPARABLE

@@ -1,0 +1,73 @@
+"""Seeded, image-like inputs.
+
+Natural images have a power spectrum that falls with 1/f^2 (Field 1987, J. Opt. Soc. Am. A 4, 2379) and strongly
+correlated colour channels. Convolution arithmetic does not care, but quantizers do: ranges calibrated on white noise
+fit nothing else. Pixels are normalised with ImageNet's mean and standard deviation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from mnv3_bench.protocol import Purpose
+
+
+COUNTS: dict[Purpose, int] = {"weights": 128, "calibration": 64, "fidelity": 32, "measure": 32}
+"""Images made for each purpose. The sets are disjoint: each purpose has a random stream of its own."""
+
+DESCRIPTION = "seeded 1/f images with shapes, ImageNet-normalised"
+
+_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)[:, None, None]
+_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)[:, None, None]
+_STREAMS: dict[Purpose, int] = {"weights": 1, "calibration": 2, "fidelity": 3, "measure": 4}
+
+
+def images(seed: int, purpose: Purpose, resolution: int, count: int | None = None) -> npt.NDArray[np.float32]:
+    """Make `count` images of shape 3 x resolution x resolution, as count x 3 x resolution x resolution."""
+    number = COUNTS[purpose] if count is None else count
+    rng = np.random.default_rng([seed, _STREAMS[purpose], resolution])
+    return np.stack([_image(rng, resolution) for _ in range(number)])
+
+
+def _image(rng: np.random.Generator, resolution: int) -> npt.NDArray[np.float32]:
+    frequencies = np.hypot(np.fft.fftfreq(resolution)[:, None], np.fft.rfftfreq(resolution)[None, :])
+    frequencies[0, 0] = 1.0 / resolution
+    exponent = rng.uniform(0.8, 1.4)
+    texture = np.empty((3, resolution, resolution), dtype=np.float32)
+    for channel in range(3):
+        phase = rng.uniform(0, 2 * np.pi, frequencies.shape)
+        field = np.fft.irfft2(np.exp(1j * phase) / frequencies**exponent, s=(resolution, resolution))
+        texture[channel] = field / (field.std() + 1e-12)
+    # Mix the channels so that most of the variation is shared brightness, as in photographs.
+    pixels = 0.8 * texture.mean(axis=0, keepdims=True) * np.sqrt(3) + 0.35 * texture
+    pixels = rng.uniform(0.3, 0.6) + rng.uniform(0.1, 0.25) * pixels
+
+    rows, columns = np.mgrid[0:resolution, 0:resolution].astype(np.float32) / resolution
+    for _ in range(int(rng.integers(1, 5))):
+        centre_y, centre_x = rng.uniform(0.1, 0.9, 2)
+        height, width = rng.uniform(0.05, 0.35, 2)
+        y, x = (rows - centre_y) / height, (columns - centre_x) / width
+        inside = (y * y + x * x < 1) if rng.random() < 0.5 else (np.maximum(abs(y), abs(x)) < 1)
+        colour = rng.uniform(0, 1, (3, 1)).astype(np.float32)
+        pixels[:, inside] = 0.25 * pixels[:, inside] + 0.75 * colour
+
+    normalised: npt.NDArray[np.float32] = (np.clip(pixels, 0, 1).astype(np.float32) - _MEAN) / _STD
+    return normalised
+
+
+def batches(
+    pool: npt.NDArray[np.float32], batch: int, number: int | None = None
+) -> list[npt.NDArray[np.float32]]:
+    """Cut a pool of images into batches, going round when the pool is too small.
+
+    By default eight batches, or as many as the pool has different ones if that is fewer, but at least two, so that
+    no two consecutive calls see the same input.
+    """
+    wanted = number if number is not None else max(2, min(8, len(pool) // batch))
+    indices = np.arange(wanted * batch) % len(pool)
+    return [np.ascontiguousarray(pool[part]) for part in indices.reshape(wanted, batch)]

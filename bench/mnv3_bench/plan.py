@@ -1,0 +1,320 @@
+"""From what was typed to a list of cells.
+
+Everything a user can get wrong is found here, before anything is built or measured.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnv3_bench.backends import backend_names, get_backend, missing
+from mnv3_bench.errors import UsageError
+from mnv3_models import UnknownVariantError, parse_variant
+from mnv3_reports.record import Cell, Request, Skipped
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DEFAULT_PRECISION = 0.02
+QUICK_PRECISION = 0.10
+SECONDS_PER_CELL = 4.8
+QUICK_SECONDS_PER_CELL = 2.0
+SHORTEST_BUDGET = 30.0
+QUICK_SHORTEST_BUDGET = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How long a worker may take for one order of a phase, in seconds, and how much memory it may use."""
+
+    prepare: float = 900.0
+    load: float = 180.0
+    first: float = 120.0
+    warm_up: float = 60.0
+    check: float = 300.0
+    turn: float = 120.0
+    memory_bytes: int | None = None
+
+    @classmethod
+    def all_at(cls, seconds: float, memory_bytes: int | None) -> Limits:
+        """The same limit for every phase."""
+        return cls(
+            prepare=seconds,
+            load=seconds,
+            first=seconds,
+            warm_up=seconds,
+            check=seconds,
+            turn=seconds,
+            memory_bytes=memory_bytes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What was typed on the command line or in a configuration file; None where nothing was."""
+
+    variants: str | Sequence[str] | None = None
+    references: str | Sequence[str] | None = None
+    backends: str | Sequence[str] | None = None
+    threads: str | int | Sequence[int] | None = None
+    batch_sizes: str | int | Sequence[int] | None = None
+    resolutions: str | int | Sequence[int] | None = None
+    device: str | None = None
+    precision: str | float | None = None
+    time_budget: str | float | None = None
+    seed: int | None = None
+    num_classes: int | None = None
+    weights: str | Sequence[str] | None = None
+    quick: bool | None = None
+    cold: bool | None = None
+    output: str | None = None
+    timeout: str | float | None = None
+    worker_memory: str | int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request resolved into cells."""
+
+    request: Request
+    cells: tuple[Cell, ...]
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...]
+    limits: Limits = field(default_factory=Limits)
+    output: Path | None = None
+
+
+def make_plan(asked: Asked) -> Plan:
+    """Resolve a request.
+
+    Raises:
+        UsageError: it is wrong; the message says what to type instead.
+    """
+    notes: list[str] = []
+    variants = _variants(_names(asked.variants, "large,small"), "--variants")
+    requested = _names(asked.references, "v1,v2")
+    references = () if requested == ["none"] else _variants(requested, "--references")
+    references = tuple(name for name in references if name not in variants)
+    device = asked.device or "cpu"
+    backends, skipped = _backends(_names(asked.backends, "all"), device)
+    threads = _counts(asked.threads, "1", "--threads")
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if max(threads) > cpus:
+        notes.append(
+            f"--threads {max(threads)} is more than the {cpus} CPUs this process may use; "
+            "such cells wait for themselves"
+        )
+    batch_sizes = _counts(asked.batch_sizes, "1", "--batch-sizes")
+    resolutions = _counts(asked.resolutions, "224", "--resolutions", least=32)
+    quick = bool(asked.quick)
+    cells = tuple(
+        Cell(variant, backend, device, thread, batch, resolution)
+        for resolution in resolutions
+        for batch in batch_sizes
+        for thread in threads
+        for variant in (*variants, *references)
+        for backend in backends
+    )
+    precision = _share(asked.precision, QUICK_PRECISION if quick else DEFAULT_PRECISION, "--precision")
+    default_budget = (
+        max(QUICK_SHORTEST_BUDGET, QUICK_SECONDS_PER_CELL * len(cells))
+        if quick
+        else max(SHORTEST_BUDGET, SECONDS_PER_CELL * len(cells))
+    )
+    budget = seconds(asked.time_budget, "--time-budget") if asked.time_budget is not None else default_budget
+    num_classes = asked.num_classes if asked.num_classes is not None else 1000
+    if num_classes < 2:
+        raise UsageError(f"--num-classes {num_classes} is too few; type at least 2")
+    seed = asked.seed if asked.seed is not None else 0
+    if seed < 0:
+        raise UsageError(f"--seed {seed} is negative; type 0 or more")
+    memory = size(asked.worker_memory, "--worker-memory") if asked.worker_memory is not None else None
+    limits = (
+        Limits.all_at(seconds(asked.timeout, "--timeout"), memory)
+        if asked.timeout is not None
+        else Limits(memory_bytes=memory)
+    )
+    return Plan(
+        request=Request(
+            variants=variants,
+            references=references,
+            backends=backends,
+            threads=threads,
+            batch_sizes=batch_sizes,
+            resolutions=resolutions,
+            device=device,
+            precision=precision,
+            time_budget=budget,
+            seed=seed,
+            num_classes=num_classes,
+            weights=_weights(asked.weights, (*variants, *references)),
+            quick=quick,
+            cold=bool(asked.cold),
+        ),
+        cells=cells,
+        skipped=skipped,
+        notes=tuple(notes),
+        limits=limits,
+        output=Path(asked.output) if asked.output else None,
+    )
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """'; did you mean …' for a name that is not known, or the empty string."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _names(given: str | Sequence[str] | None, default: str) -> list[str]:
+    text = default if given is None else given
+    parts = text.split(",") if isinstance(text, str) else [str(part) for part in text]
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _variants(names: list[str], flag: str) -> tuple[str, ...]:
+    if not names:
+        raise UsageError(f"{flag} names nothing; type for example {flag} large,small")
+    found = []
+    for name in names:
+        try:
+            found.append(parse_variant(name).name)
+        except UnknownVariantError as error:
+            raise UsageError(f"{flag}: {error}") from None
+    return tuple(dict.fromkeys(found))
+
+
+def _backends(names: list[str], device: str) -> tuple[tuple[str, ...], tuple[Skipped, ...]]:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UsageError(f"--device {device} is not known; type cpu, cuda or cuda:N")
+    kind = device.split(":")[0]
+    known = backend_names()
+    if not names:
+        raise UsageError(
+            "--backends names nothing; type --backends all or for example --backends eager,onnxruntime"
+        )
+    everything = names == ["all"]
+    found, skipped = [], []
+    for name in dict.fromkeys(known if everything else names):
+        if name not in known:
+            hint = nearest(name, known) or f"; known are {', '.join(known)}"
+            raise UsageError(f"--backends: '{name}' is not a backend{hint}")
+        info = get_backend(name).info
+        if kind not in info.devices:
+            if not everything:
+                able = [other for other in known if kind in get_backend(other).info.devices]
+                raise UsageError(f"--backends: {name} does not run on {kind}; these do: {', '.join(able)}")
+            skipped.append(Skipped(name, f"does not run on {kind}", None))
+            continue
+        lack = missing(info)
+        if lack is not None:
+            skipped.append(Skipped(name, lack[0], lack[1], requested=not everything))
+            continue
+        found.append(name)
+    if not found:
+        reasons = "; ".join(
+            f"{skip.backend}: {skip.reason}" + (f" (type: {skip.install})" if skip.install else "")
+            for skip in skipped
+        )
+        raise UsageError(f"no requested backend can be measured here: {reasons}")
+    return tuple(found), tuple(skipped)
+
+
+def _counts(
+    given: str | int | Sequence[int] | None, default: str, flag: str, least: int = 1
+) -> tuple[int, ...]:
+    if given is None:
+        given = default
+    parts = [str(given)] if isinstance(given, int) else _names(given, default)  # type: ignore[arg-type]
+    if not parts:
+        raise UsageError(f"{flag} names nothing; type for example {flag} {default}")
+    found = []
+    for part in parts:
+        try:
+            value = int(part)
+        except ValueError:
+            raise UsageError(
+                f"{flag} {part} is not a whole number; type for example {flag} {default}"
+            ) from None
+        if value < least:
+            raise UsageError(f"{flag} {value} is too small; the smallest is {least}")
+        if value > 65536:
+            raise UsageError(f"{flag} {value} is too large; the largest is 65536")
+        found.append(value)
+    return tuple(dict.fromkeys(found))
+
+
+def _share(given: str | float | None, default: float, flag: str) -> float:
+    if given is None:
+        return default
+    text = str(given).strip()
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise UsageError(f"{flag} {given} is not a share; type for example {flag} 2%") from None
+    if not (math.isfinite(value) and 0 < value < 1):
+        raise UsageError(f"{flag} {given} must lie above 0 and below 100 %; type for example {flag} 2%")
+    return value
+
+
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def seconds(given: str | float, flag: str) -> float:
+    """A duration such as 90, '90s', '4m' or '1h', in seconds.
+
+    Raises:
+        UsageError: it is none, or not positive.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)?\s*", str(given))
+    value = float(match[1]) * _SECONDS[match[2] or ""] if match else 0.0
+    if not value > 0:
+        raise UsageError(f"{flag} {given} is not a duration; type for example {flag} 4m or {flag} 90s")
+    return value
+
+
+def size(given: str | int, flag: str) -> int:
+    """A size such as 2GB or 512MiB, in bytes.
+
+    Raises:
+        UsageError: it is none, or not positive.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?b)?\s*", str(given), re.IGNORECASE)
+    unit = (match[2] or "").upper() if match else ""
+    if match is None or unit not in _BYTES or float(match[1]) <= 0:
+        raise UsageError(f"{flag} {given} is not a size; type for example {flag} 2GB")
+    return int(float(match[1]) * _BYTES[unit])
+
+
+def _weights(given: str | Sequence[str] | None, variants: tuple[str, ...]) -> dict[str, str]:
+    """`FILE` when there is one variant to give it to, else `variant=FILE,…`."""
+    found: dict[str, str] = {}
+    for part in _names(given, ""):
+        name, separator, file = part.partition("=")
+        if not separator:
+            if len(variants) != 1:
+                raise UsageError(
+                    f"--weights {part}: several networks are measured ({', '.join(variants)}); "
+                    f"type --weights {variants[0]}={part}, or one variant with --references none"
+                )
+            name, file = variants[0], part
+        (variant,) = _variants([name], "--weights")
+        if variant not in variants:
+            raise UsageError(
+                f"--weights: {variant} is not measured in this run; it measures {', '.join(variants)}"
+            )
+        path = Path(file).expanduser()
+        if not path.is_file():
+            raise UsageError(f"--weights: there is no file {file}; type a .pth or .safetensors file")
+        if path.suffix not in (".pth", ".pt", ".safetensors"):
+            raise UsageError(
+                f"--weights: {file} has the suffix '{path.suffix}'; expected .pth, .pt or .safetensors"
+            )
+        found[variant] = str(path.resolve())
+    return found

@@ -1,0 +1,308 @@
+"""Phase one, seen from the run: find artifacts in the store and have the missing ones built, side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mnv3_bench.backends import get_backend
+from mnv3_bench.cache import Building, Manifest, Store, digest, file_digest, source_digest, versions
+from mnv3_bench.environment import machine
+from mnv3_bench.launcher import Launcher, Worker, WorkerError, expect, side_by_side
+from mnv3_bench.prepare_worker import FACTS_FILE, IMAGES_FILE, LOGITS_FILE, WEIGHTS_FILE
+from mnv3_bench.protocol import Close, Done, Images, Message, Prepare, Purpose, Reference, Reply, Weights
+from mnv3_reports.record import Cell, Entry, Failure, Prepared, Request, VariantFacts
+
+if TYPE_CHECKING:
+    from mnv3_bench.plan import Limits
+
+WEIGHTS_RESOLUTION = 224
+"""Seeded weights are calibrated at the published resolution, whatever resolution is measured."""
+
+Conversation = Generator[tuple[Worker, Message, float], Reply, Any]
+
+
+@dataclass
+class Artifacts:
+    """Where everything lies that workers load."""
+
+    directories: dict[str, Path] = field(default_factory=dict)
+    """Cell key to artifact."""
+    references: dict[tuple[str, int], Path] = field(default_factory=dict)
+    """(variant, resolution) to reference logits."""
+    images: dict[tuple[str, int], Path] = field(default_factory=dict)
+    """(purpose, resolution) to images."""
+
+
+class Preparer:
+    """Builds what a run needs and is not in the store yet."""
+
+    def __init__(
+        self,
+        request: Request,
+        cells: tuple[Cell, ...],
+        store: Store,
+        launcher: Launcher,
+        limits: Limits,
+        record: Callable[[Entry], None],
+        tell: Callable[[str], None],
+    ) -> None:
+        self.request = request
+        self.cells = cells
+        self.store = store
+        self.launcher = launcher
+        self.limits = limits
+        self.record = record
+        self.tell = tell
+        self.artifacts = Artifacts()
+        self._weights: dict[str, Path] = {}
+        self._waiting: list[Callable[[], Conversation]] = []
+        self._names = 0
+
+    def missing(self) -> int:
+        """Entries that are not in the store and will have to be built."""
+        keys = [self._images_key(*which) for which in self._wanted_images()]
+        for cell in self.cells:
+            keys += [
+                self._weights_key(cell.variant),
+                self._reference_key(cell.variant, cell.resolution),
+                self._artifact_key(cell),
+            ]
+        return sum(self.store.find(key) is None for key in {digest(key): key for key in keys}.values())
+
+    def run(self, width: int, tick: Callable[[], None] | None = None) -> Artifacts:
+        """Prepare everything; a cell that cannot be prepared becomes a recorded failure."""
+        images = [partial(self._images, *which) for which in self._wanted_images()]
+        for _ in side_by_side(images, width, tick=tick):
+            pass
+        variants = list(dict.fromkeys(cell.variant for cell in self.cells))
+        tasks = [partial(self._variant, variant) for variant in variants]
+        for _ in side_by_side(tasks, width, more=self._take_waiting, tick=tick):
+            pass
+        return self.artifacts
+
+    def _wanted_images(self) -> list[tuple[Purpose, int]]:
+        purposes: tuple[Purpose, ...] = ("fidelity", "measure", "calibration")
+        wanted: list[tuple[Purpose, int]] = [("weights", WEIGHTS_RESOLUTION)]
+        return wanted + [(purpose, size) for size in self.request.resolutions for purpose in purposes]
+
+    def _take_waiting(self) -> list[Callable[[], Conversation]]:
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    # What follows are conversations with workers: they yield orders and are sent replies.
+
+    def _variant(self, variant: str) -> Conversation:
+        """Weights, then queue what depends on them: the slow builders first, so that they do not end alone."""
+        try:
+            entry = yield from self._build(
+                self._weights_key(variant),
+                f"weights of {variant}",
+                lambda directory: Weights(
+                    variant=variant,
+                    num_classes=self.request.num_classes,
+                    seed=self.request.seed,
+                    file=self.request.weights.get(variant),
+                    images=str(self.artifacts.images["weights", WEIGHTS_RESOLUTION]),
+                    directory=str(directory),
+                ),
+            )
+        except WorkerError as error:
+            self._fail([cell for cell in self.cells if cell.variant == variant], error)
+            return
+        self._weights[variant] = self.store.path(entry.key) / WEIGHTS_FILE
+        mine = [cell for cell in self.cells if cell.variant == variant]
+        for resolution in dict.fromkeys(cell.resolution for cell in mine):
+            self._waiting.append(partial(self._reference, variant, resolution))
+        shared: dict[str, list[Cell]] = {}
+        for cell in mine:
+            shared.setdefault(msgspec.json.encode(self._artifact_key(cell)).decode(), []).append(cell)
+        groups = sorted(
+            shared.values(), key=lambda group: not get_backend(group[0].backend).info.needs_compiler
+        )
+        for group in groups:
+            self._waiting.append(partial(self._artifact, group))
+
+    def _reference(self, variant: str, resolution: int) -> Conversation:
+        try:
+            entry = yield from self._build(
+                self._reference_key(variant, resolution),
+                f"reference of {variant} at {resolution}",
+                lambda directory: Reference(
+                    variant=variant,
+                    num_classes=self.request.num_classes,
+                    weights=str(self._weights[variant]),
+                    resolution=resolution,
+                    images=str(self.artifacts.images["fidelity", resolution]),
+                    directory=str(directory),
+                ),
+            )
+        except WorkerError as error:
+            self._fail(
+                [cell for cell in self.cells if (cell.variant, cell.resolution) == (variant, resolution)],
+                error,
+            )
+            return
+        directory = self.store.path(entry.key)
+        self.artifacts.references[variant, resolution] = directory / LOGITS_FILE
+        facts = msgspec.json.decode((directory / FACTS_FILE).read_bytes(), type=VariantFacts)
+        self.record(msgspec.structs.replace(facts, weights=self._weights_origin(variant)))
+
+    def _artifact(self, group: list[Cell]) -> Conversation:
+        """One artifact, for every cell that can be measured from it."""
+        cell = group[0]
+        was_there = self.store.find(self._artifact_key(cell)) is not None
+        try:
+            entry = yield from self._build(
+                self._artifact_key(cell),
+                f"{cell.variant}/{cell.backend}"
+                + (f" batch {cell.batch}" if len(self.request.batch_sizes) > 1 else "")
+                + (f" {cell.resolution} px" if len(self.request.resolutions) > 1 else ""),
+                lambda directory: Prepare(
+                    backend=cell.backend,
+                    variant=cell.variant,
+                    num_classes=self.request.num_classes,
+                    weights=str(self._weights[cell.variant]),
+                    example=str(self.artifacts.images["calibration", cell.resolution]),
+                    batch=cell.batch,
+                    calibration=str(self.artifacts.images["calibration", cell.resolution]),
+                    threads=cell.threads,
+                    device=cell.device,
+                    directory=str(directory),
+                ),
+            )
+        except WorkerError as error:
+            self._fail(group, error)
+            return
+        path = self.store.path(entry.key)
+        for cell in group:
+            self.artifacts.directories[cell.key] = path
+            self.record(
+                Prepared(
+                    cell=cell.key,
+                    artifact=path.name,
+                    build_seconds=entry.build_seconds,
+                    built_at=entry.built_at,
+                    cached=was_there,
+                    artifact_bytes=entry.total_bytes,
+                    files=entry.files,
+                    facts=entry.facts,
+                )
+            )
+
+    def _build(
+        self, key: dict[str, Any], title: str, order: Callable[[Path], Message]
+    ) -> Generator[tuple[Worker, Message, float], Reply, Manifest]:
+        """Find an entry, or have a worker of its own build it."""
+        found = self.store.find(key)
+        if found is not None:
+            return found
+        start = time.perf_counter()
+        self._names += 1
+        with self._begin(key) as building:
+            worker = self.launcher.fresh(f"prepare-{self._names:03d}", threads=1)
+            try:
+                done = expect((yield worker, order(building.directory), self.limits.prepare), Done)
+                yield worker, Close(), 10.0
+            finally:
+                worker.kill()
+                self.launcher.forget(worker)
+            try:
+                manifest = building.finish(
+                    build_seconds=done.seconds,
+                    built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                    facts=done.facts,
+                )
+            except OSError as error:
+                raise WorkerError(f"the artifact cannot be stored: {error}") from None
+        self.tell(f"{title}: built in {time.perf_counter() - start:.1f} s")
+        return manifest
+
+    def _begin(self, key: dict[str, Any]) -> Building:
+        try:
+            return self.store.begin(key)
+        except OSError as error:
+            raise WorkerError(
+                f"the artifact cache {self.store.root} cannot be written: {error.strerror} "
+                "(set MNV3_BENCH_CACHE to another folder)"
+            ) from None
+
+    def _fail(self, cells: list[Cell], error: WorkerError) -> None:
+        for cell in cells:
+            self.tell(f"{cell.key}: cannot be prepared: {error.reason}")
+            self.record(Failure(cell.key, "prepare", error.reason, error.tail, error.install))
+
+    def _images_key(self, purpose: Purpose, resolution: int) -> dict[str, Any]:
+        return {
+            "kind": "images",
+            "purpose": purpose,
+            "resolution": resolution,
+            "seed": self.request.seed,
+            "source": source_digest("mnv3_bench.inputs"),
+            "versions": versions("numpy"),
+        }
+
+    def _reference_key(self, variant: str, resolution: int) -> dict[str, Any]:
+        return {
+            "kind": "reference",
+            "weights": self._weights_key(variant),
+            "images": self._images_key("fidelity", resolution),
+            "source": source_digest(
+                "mnv3_bench.complexity", "mnv3_bench.prepare_worker", "mnv3_reports.record"
+            ),
+            "versions": versions("torch", "fvcore"),
+        }
+
+    def _weights_key(self, variant: str) -> dict[str, Any]:
+        file = self.request.weights.get(variant)
+        return {
+            "kind": "weights",
+            "variant": variant,
+            "num_classes": self.request.num_classes,
+            "weights": file_digest(file) if file else ["seed", self.request.seed],
+            "images": None if file else self._images_key("weights", WEIGHTS_RESOLUTION),
+            "models": source_digest("mnv3_models"),
+            "versions": versions("torch", "safetensors"),
+        }
+
+    def _weights_origin(self, variant: str) -> str:
+        file = self.request.weights.get(variant)
+        if file is None:
+            return f"seeded {self.request.seed}, calibrated"
+        return f"{Path(file).name} (sha256 {file_digest(file)[:12]})"
+
+    def _artifact_key(self, cell: Cell) -> dict[str, Any]:
+        backend = get_backend(cell.backend)
+        info = backend.info
+        facts = machine()
+        return {
+            "kind": "artifact",
+            "backend": cell.backend,
+            "options": backend.options(),
+            "weights": self._weights_key(cell.variant),
+            "calibration": self._images_key("calibration", cell.resolution),
+            "shape": [cell.batch, 3, cell.resolution, cell.resolution],
+            "device": cell.device,
+            "threads": cell.threads if info.threads_shape_artifact else None,
+            "versions": versions("torch", *info.distributions),
+            "source": source_digest("mnv3_bench.backends", type(backend).__module__),
+            # Generated code and chosen kernels fit one kind of processor.
+            "cpu": [facts.cpu, list(facts.isa)],
+        }
+
+    def _images(self, purpose: Purpose, resolution: int) -> Conversation:
+        entry = yield from self._build(
+            self._images_key(purpose, resolution),
+            f"images for {purpose} at {resolution}",
+            lambda directory: Images(
+                seed=self.request.seed, purpose=purpose, resolution=resolution, directory=str(directory)
+            ),
+        )
+        self.artifacts.images[purpose, resolution] = self.store.path(entry.key) / IMAGES_FILE

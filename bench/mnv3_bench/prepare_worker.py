@@ -1,0 +1,132 @@
+"""Phase one, inside a child process: weights, reference outputs and artifacts.
+
+Everything here may import torch; nothing here is measured.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from mnv3_bench.inputs import batches, images
+from mnv3_bench.protocol import Done, Images, Prepare, Reference, Weights
+
+WEIGHTS_FILE = "model.safetensors"
+LOGITS_FILE = "logits.npy"
+FACTS_FILE = "variant.json"
+IMAGES_FILE = "images.npy"
+
+
+def carry_out(order: Images | Weights | Reference | Prepare) -> Done:
+    """Carry out one preparing order; the seconds of the reply are the work's own, without imports of torch."""
+    if isinstance(order, Images):
+        return _make_images(order)
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    start = time.perf_counter()
+    match order:
+        case Weights():
+            _make_weights(order)
+            return Done(time.perf_counter() - start)
+        case Reference():
+            _make_reference(order)
+            return Done(time.perf_counter() - start)
+        case Prepare():
+            return _make_artifact(order)
+
+
+def _make_images(order: Images) -> Done:
+    start = time.perf_counter()
+    np.save(Path(order.directory) / IMAGES_FILE, images(order.seed, order.purpose, order.resolution))
+    return Done(time.perf_counter() - start)
+
+
+def _make_weights(order: Weights) -> None:
+    from mnv3_models.calibration import calibrate, seed_weights
+    from safetensors.torch import save_model
+
+    from mnv3_models import build, load_weights
+
+    model = build(order.variant, num_classes=order.num_classes)
+    if order.file is not None:
+        load_weights(model, order.file)
+    else:
+        seed_weights(model, order.seed)
+        calibrate(model, np.load(order.images))
+    save_model(model.eval(), str(Path(order.directory) / WEIGHTS_FILE))
+
+
+def _make_reference(order: Reference) -> None:
+    import msgspec
+    import torch
+
+    from mnv3_bench.complexity import count
+    from mnv3_models import parse_variant
+    from mnv3_models.features import features
+    from mnv3_models.published import figures
+    from mnv3_reports.record import PublishedFigure, VariantFacts
+
+    model = load_prepared(order.variant, order.num_classes, order.weights)
+    images = np.load(order.images)
+    with torch.inference_mode():
+        logits = torch.cat([model(torch.from_numpy(image[None])) for image in images])
+    np.save(Path(order.directory) / LOGITS_FILE, logits.numpy())
+    variant = parse_variant(order.variant)
+    facts = VariantFacts(
+        variant=order.variant,
+        resolution=order.resolution,
+        title=variant.title,
+        complexity=count(model, order.resolution),
+        features=features(model, variant),
+        published=tuple(
+            PublishedFigure(
+                source=figure.source,
+                weights=figure.weights,
+                precision=figure.precision,
+                resolution=figure.resolution,
+                top1=figure.top1,
+                macs=figure.macs,
+                parameters=figure.parameters,
+                latency_ms=dict(figure.latency_ms),
+            )
+            for figure in figures(order.variant)
+        ),
+        weights="",
+    )
+    (Path(order.directory) / FACTS_FILE).write_bytes(msgspec.json.encode(facts))
+
+
+def _make_artifact(order: Prepare) -> Done:
+    from mnv3_bench.backends import get_backend
+    from mnv3_bench.backends.base import Preparation
+
+    model = load_prepared(order.variant, order.num_classes, order.weights)
+    (example, *_) = batches(np.load(order.example), order.batch)
+    preparation = Preparation(
+        variant=order.variant,
+        num_classes=order.num_classes,
+        model=model,
+        example=example,
+        calibration=np.load(order.calibration),
+        threads=order.threads,
+        device=order.device,
+        directory=Path(order.directory),
+    )
+    start = time.perf_counter()
+    facts = get_backend(order.backend).prepare(preparation)
+    return Done(time.perf_counter() - start, facts)
+
+
+def load_prepared(variant: str, num_classes: int, weights: str):  # type: ignore[no-untyped-def]
+    """Build a variant in eval mode with prepared weights."""
+    from safetensors.torch import load_model
+
+    from mnv3_models import build
+
+    model = build(variant, num_classes=num_classes)
+    load_model(model, weights)
+    return model.eval()

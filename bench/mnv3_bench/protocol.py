@@ -1,0 +1,292 @@
+"""What conductor and worker say to each other, and the framed channel they say it on.
+
+A frame is a 4-byte big-endian length and one msgpack value. Frames travel on a private socket pair, so nothing a
+runtime prints on stdout or stderr can be taken for a message.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+from mnv3_reports.record import Scalar
+
+if TYPE_CHECKING:
+    import socket
+
+_LENGTH: Final = struct.Struct(">I")
+Purpose = Literal["weights", "calibration", "fidelity", "measure"]
+"""What images are made for; each purpose has a random stream of its own."""
+
+_MAX_FRAME: Final = 1 << 28
+
+
+class Message(msgspec.Struct, frozen=True, tag=True):
+    """Anything sent on a channel."""
+
+
+class Images(Message, frozen=True):
+    """Make the images of one purpose."""
+
+    seed: int
+    purpose: Purpose
+    resolution: int
+    directory: str
+
+
+class Weights(Message, frozen=True):
+    """Make the weights of a variant: seeded and calibrated, or read from a file."""
+
+    variant: str
+    num_classes: int
+    seed: int
+    file: str | None
+    images: str
+    directory: str
+
+
+class Reference(Message, frozen=True):
+    """Compute eager fp32 logits, complexity and features of a variant."""
+
+    variant: str
+    num_classes: int
+    weights: str
+    resolution: int
+    images: str
+    directory: str
+
+
+class Prepare(Message, frozen=True):
+    """Build a backend's artifact."""
+
+    backend: str
+    variant: str
+    num_classes: int
+    weights: str
+    example: str
+    batch: int
+    calibration: str
+    threads: int
+    device: str
+    directory: str
+
+
+class Import(Message, frozen=True):
+    """Import a runtime's modules."""
+
+    modules: tuple[str, ...]
+
+
+class Fork(Message, frozen=True):
+    """Fork into a worker. The channel and log descriptors follow as ancillary data."""
+
+
+class Reap(Message, frozen=True):
+    """Collect the exit status of a forked worker."""
+
+    pid: int
+
+
+class Load(Message, frozen=True):
+    """Load an artifact and stage the pool of inputs it will be called with."""
+
+    backend: str
+    directory: str
+    threads: int
+    device: str
+    images: str
+    batch: int
+
+
+class First(Message, frozen=True):
+    """Make the first inference."""
+
+
+class WarmUp(Message, frozen=True):
+    """Call until steady, or until `max_seconds` have passed."""
+
+    max_seconds: float
+
+
+class Check(Message, frozen=True):
+    """Compare logits with the reference."""
+
+    images: str
+    reference: str
+
+
+class Look(Message, frozen=True):
+    """Say what the process looks like from inside: memory, threads, facts."""
+
+
+class Turn(Message, frozen=True):
+    """Run one block: `discard` unrecorded calls, then `calls` timed ones."""
+
+    discard: int
+    calls: int
+
+
+class Close(Message, frozen=True):
+    """Close the session and leave."""
+
+
+Order = (
+    Images
+    | Weights
+    | Reference
+    | Prepare
+    | Import
+    | Fork
+    | Reap
+    | Load
+    | First
+    | WarmUp
+    | Check
+    | Look
+    | Turn
+    | Close
+)
+
+
+class Done(Message, frozen=True):
+    """The order was carried out."""
+
+    seconds: float = 0.0
+    facts: dict[str, Scalar] = {}
+
+
+class Forked(Message, frozen=True):
+    """A worker was forked."""
+
+    pid: int
+
+
+class Reaped(Message, frozen=True):
+    """Wait status of a forked worker; None while it still runs."""
+
+    status: int | None
+
+
+class Imported(Message, frozen=True):
+    """A runtime was imported."""
+
+    seconds: float
+    resident_bytes: int
+
+
+class Warm(Message, frozen=True):
+    """The session was warmed up."""
+
+    calls: int
+    steady: bool
+    call_seconds: float
+
+
+class Checked(Message, frozen=True):
+    """Agreement with the reference."""
+
+    cosine: float
+    snr_db: float
+    top1_agreement: float
+    samples: int
+    finite: bool
+
+
+class Seen(Message, frozen=True):
+    """What the process looks like from inside."""
+
+    peak_bytes: int
+    os_threads: int
+    facts: dict[str, Scalar]
+    device_peak_bytes: int | None = None
+    device_reserved_bytes: int | None = None
+
+
+class Turned(Message, frozen=True):
+    """Samples of one block and what disturbed it."""
+
+    samples_ns: tuple[int, ...]
+    wall_seconds: float
+    cpu_seconds: float
+    involuntary_switches: int
+    minor_faults: int
+    major_faults: int
+    steal_seconds: float
+    pressure_seconds: float
+    throttled_seconds: float
+    other_cpu_seconds: float
+    mhz: float | None
+
+
+class Failed(Message, frozen=True):
+    """The order could not be carried out; the worker is still there."""
+
+    reason: str
+    install: str | None = None
+
+
+Reply = Done | Forked | Reaped | Imported | Warm | Checked | Seen | Turned | Failed
+
+
+class ChannelClosedError(Exception):
+    """The other side is gone."""
+
+
+class Channel:
+    """Framed messages over one end of a socket pair."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._encoder = msgspec.msgpack.Encoder()
+        self._orders = msgspec.msgpack.Decoder(Order)
+        self._replies = msgspec.msgpack.Decoder(Reply)
+
+    def fileno(self) -> int:
+        """Descriptor to wait on."""
+        return self.socket.fileno()
+
+    def send(self, message: Message) -> None:
+        """Send one message.
+
+        Raises:
+            ChannelClosedError: the other side is gone.
+        """
+        body = self._encoder.encode(message)
+        try:
+            self.socket.sendall(_LENGTH.pack(len(body)) + body)
+        except OSError as error:
+            raise ChannelClosedError(str(error)) from error
+
+    def receive_order(self) -> Order:
+        """Wait for the next order."""
+        order: Order = self._orders.decode(self._frame())
+        return order
+
+    def receive_reply(self) -> Reply:
+        """Wait for the next reply."""
+        reply: Reply = self._replies.decode(self._frame())
+        return reply
+
+    def close(self) -> None:
+        """Close this end."""
+        self.socket.close()
+
+    def _frame(self) -> bytes:
+        (length,) = _LENGTH.unpack(self._read(_LENGTH.size))
+        if length > _MAX_FRAME:
+            raise ChannelClosedError(f"a frame of {length} bytes is no frame of ours")
+        return self._read(length)
+
+    def _read(self, count: int) -> bytes:
+        chunks = bytearray()
+        while len(chunks) < count:
+            try:
+                chunk = self.socket.recv(count - len(chunks))
+            except OSError as error:
+                raise ChannelClosedError(str(error)) from error
+            if not chunk:
+                raise ChannelClosedError("closed by the other side")
+            chunks += chunk
+        return bytes(chunks)

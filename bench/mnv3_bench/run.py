@@ -1,0 +1,328 @@
+"""The main job: prepare, inspect, measure, report. One run, one directory, one journal."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnv3_bench import noise
+from mnv3_bench.backends import get_backend
+from mnv3_bench.cache import Store, default_root
+from mnv3_bench.coldstart import ColdStarts
+from mnv3_bench.conductor import Conductor, Contender, Outcome, Policy
+from mnv3_bench.display import Display, make_display
+from mnv3_bench.environment import machine, software, usable_cpus, usable_memory
+from mnv3_bench.errors import ExitCode, IncomparableError, UsageError
+from mnv3_bench.launcher import CAN_FORK, Launcher
+from mnv3_bench.prepare import Artifacts, Preparer
+from mnv3_bench.stage import WorkerStage
+from mnv3_reports.compare import printed_ratios
+from mnv3_reports.journal import Journal, JournalError, assemble, read_journal
+from mnv3_reports.record import (
+    SCHEMA_VERSION,
+    Cell,
+    Entry,
+    Note,
+    Prepared,
+    Run,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mnv3_bench.plan import Limits, Plan
+
+JOURNAL = "journal.jsonl"
+MEMORY_SHARE = 0.5
+"""Share of the machine's memory that workers may use together, and that one of them may use alone."""
+
+
+@dataclass
+class Session:
+    """An open run: where it lies, what it holds so far, and what it runs on."""
+
+    directory: Path
+    journal: Journal
+    run: Run
+    launcher: Launcher
+    limits: Limits
+    display: Display
+    phase_seconds: dict[str, float] = field(default_factory=dict)
+
+    def record(self, entry: Entry) -> None:
+        """Keep an entry: on disk first, then in memory."""
+        self.journal.append(entry)
+        self.run.add(entry)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to a phase."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.phase_seconds[name] = self.phase_seconds.get(name, 0.0) + time.monotonic() - start
+
+    def cells(self) -> list[Cell]:
+        """Cells that have not failed."""
+        return [record.cell for record in self.run.cells.values() if record.failure is None]
+
+
+def execute(plan: Plan, command: str, resume: Path | None = None) -> tuple[ExitCode, Session]:
+    """Carry out a plan, or go on with an interrupted run.
+
+    Raises:
+        UsageError: the output directory cannot be used, or the run to resume cannot be resumed here.
+    """
+    session = reopen(resume, plan.limits) if resume is not None else open_run(plan, command)
+    interrupted = False
+    with _terminations_interrupt():
+        try:
+            artifacts = prepare(session)
+            inspect(session, artifacts)
+            outcome = measure(session, artifacts)
+        except KeyboardInterrupt:
+            interrupted = True
+            outcome = Outcome("interrupted", None, 0.0, 0.0)
+        finally:
+            session.launcher.kill_all()
+            session.display.end()
+    return finish(session, outcome, interrupted), session
+
+
+def open_run(plan: Plan, command: str) -> Session:
+    """Make the run directory and its journal."""
+    now = datetime.now(UTC)
+    directory = plan.output or Path("mnv3-runs") / now.strftime("%Y-%m-%dT%H-%M-%S")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        journal = Journal.create(directory / JOURNAL)
+    except (OSError, JournalError) as error:
+        text = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"--output: {directory} cannot be written: {text}") from None
+    header = RunStarted(
+        schema=SCHEMA_VERSION,
+        run_id=now.strftime("%Y%m%dT%H%M%S%f"),
+        started_at=now.isoformat(timespec="seconds"),
+        command=command,
+        request=plan.request,
+        cells=tuple(cell.key for cell in plan.cells),
+        machine=machine(),
+        software=software(),
+    )
+    session = _session(directory, journal, Run.started(header), plan.limits)
+    try:
+        journal.append(header)
+        entries: list[Entry] = [*plan.skipped, *(Note(text) for text in (*plan.notes, *_blind_spots()))]
+        for entry in entries:
+            session.record(entry)
+    except JournalError as error:
+        raise UsageError(f"--output: {error}") from None
+    for note in plan.notes:
+        session.display.say(f"note: {note}")
+    for skip in plan.skipped:
+        how = f"; to measure it: {skip.install}" if skip.install else ""
+        session.display.say(f"skipped {skip.backend}: {skip.reason}{how}")
+    return session
+
+
+def reopen(directory: Path, limits: Limits) -> Session:
+    """Open the journal of an earlier run to go on with it."""
+    path = directory / JOURNAL
+    if not path.is_file():
+        raise UsageError(f"--resume: {directory} holds no {JOURNAL}; type the folder of an earlier run")
+    try:
+        run = assemble(read_journal(path))
+        here, there = machine(), run.header.machine
+        if here.fingerprint != there.fingerprint:
+            raise IncomparableError(
+                f"--resume: that run was measured on another machine ({there.cpu}, {there.usable_cpus} CPUs); "
+                f"this is {here.cpu}, {here.usable_cpus} CPUs: start a new run"
+            )
+        mine = software()
+        if mine.fingerprint != run.header.software.fingerprint:
+            was = run.header.software.packages
+            changed = sorted(
+                name for name in {*was, *mine.packages} if was.get(name) != mine.packages.get(name)
+            )
+            raise IncomparableError(
+                f"--resume: that run was measured with other versions ({', '.join(changed) or 'of Python'}); "
+                "start a new run"
+            )
+        session = _session(directory, Journal.resume(path), run, limits)
+        session.record(
+            RunResumed(datetime.now(UTC).isoformat(timespec="seconds"), machine=here, software=mine)
+        )
+    except JournalError as error:
+        raise UsageError(f"--resume: {error}") from None
+    return session
+
+
+def prepare(session: Session) -> Artifacts:
+    """Phase one: an artifact for every cell."""
+    request = session.run.header.request
+    cold = session.directory / "artifacts" if request.cold else None
+    known = {key: record.prepared for key, record in session.run.cells.items() if record.prepared}
+    measured = {block.cell for block in session.run.blocks}
+
+    def record(entry: Entry) -> None:
+        session.record(entry)
+        if not isinstance(entry, Prepared) or entry.cell not in measured:
+            return
+        before = known.get(entry.cell)
+        if before is not None and before.artifact != entry.artifact:
+            raise IncomparableError(
+                f"--resume: the artifact of {entry.cell} is not the one measured before "
+                "(weights file or code changed); start a new run"
+            )
+
+    preparer = Preparer(
+        request,
+        tuple(session.cells()),
+        Store(cold or default_root()),
+        session.launcher,
+        session.limits,
+        record,
+        session.display.step,
+    )
+    with session.phase("prepare"):
+        session.display.begin("prepare", preparer.missing())
+        # A preparation of torch.compile needs up to about 2 GB.
+        width = max(1, min(usable_cpus(), int(usable_memory() * MEMORY_SHARE // (2 << 30))))
+        return preparer.run(width, session.display.tick)
+
+
+def inspect(session: Session, artifacts: Artifacts) -> None:
+    """Phase two: each cell once in a fresh process."""
+    cells = [cell for cell in session.cells() if session.run.cells[cell.key].inspected is None]
+    starts = ColdStarts(artifacts, session.launcher, session.limits, session.record, session.display.step)
+    with session.phase("inspect"):
+        session.display.begin("inspect", len(cells))
+        for threads in session.run.header.request.threads:
+            mine = [cell for cell in cells if cell.threads == threads]
+            starts.run(mine, max(1, usable_cpus() // threads), session.display.tick)
+
+
+def measure(session: Session, artifacts: Artifacts) -> Outcome:
+    """Phase three: cells take turns."""
+    run, request = session.run, session.run.header.request
+    contenders = []
+    for cell in session.cells():
+        inspected = run.cells[cell.key].inspected
+        assert inspected is not None, "a cell is inspected or has failed"
+        shared = CAN_FORK and get_backend(cell.backend).info.forkable
+        own = inspected.peak_bytes - (inspected.runtime_bytes if shared else 0)
+        contenders.append(Contender(cell, inspected.call_seconds, own))
+    session.display.begin("measure", len(contenders))
+    conductor = Conductor(
+        WorkerStage(artifacts, session.launcher, session.limits, usable_cpus(), session.display.tick),
+        Policy(
+            precision=request.precision,
+            time_budget=request.time_budget,
+            seed=request.seed,
+            memory_bytes=int(usable_memory() * MEMORY_SHARE),
+        ),
+        partial(printed_ratios, variants=request.variants, references=request.references),
+        session.record,
+        on_block=session.display.block,
+        earlier=run.blocks,
+        spent=sum(block.wall_seconds for block in run.blocks)
+        + sum(epoch.start_seconds for epoch in run.epochs),
+    )
+    try:
+        return conductor.run(contenders)
+    finally:
+        session.phase_seconds["start"] = conductor.start_seconds
+        session.phase_seconds["measure"] = conductor.measure_seconds
+
+
+def finish(session: Session, outcome: Outcome, interrupted: bool) -> ExitCode:
+    """Write the last entry and the report, and say how it went."""
+    run = session.run
+    failures = any(record.failure for record in run.cells.values())
+    lacking = any(skip.requested for skip in run.skipped)
+    status = "partial" if interrupted else "failures" if failures or lacking else "complete"
+    try:
+        session.record(
+            RunFinished(
+                ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                status=status,
+                stopped_because=outcome.stopped_because,
+                precision_reached=_finite(outcome.precision_reached),
+                phase_seconds={name: round(value, 3) for name, value in session.phase_seconds.items()},
+            )
+        )
+    finally:
+        session.journal.close()
+    if not interrupted:
+        shutil.rmtree(session.directory / "artifacts", ignore_errors=True)
+    written = write_report(session.directory)
+    if interrupted:
+        return ExitCode.INTERRUPTED
+    return ExitCode.CELLS_FAILED if failures or lacking or not written else ExitCode.DONE
+
+
+def write_report(directory: Path) -> bool:
+    """Write the report in a process of its own: charts need far more memory than measuring does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mnv3_bench.cli", "report", str(directory)],
+        stdout=subprocess.DEVNULL,
+        check=False,
+    )
+    if done.returncode != 0:
+        print(
+            f"the report could not be written; the samples are safe: mnv3-bench report {directory}",
+            file=sys.stderr,
+        )
+    return done.returncode == 0
+
+
+def _session(directory: Path, journal: Journal, run: Run, limits: Limits) -> Session:
+    memory = limits.memory_bytes
+    if memory is None and run.header.request.device == "cpu":
+        # With a GPU the driver reserves address space far beyond what it uses.
+        memory = int(usable_memory() * MEMORY_SHARE)
+    return Session(
+        directory=directory,
+        journal=journal,
+        run=run,
+        launcher=Launcher(directory / "logs", memory_limit=memory),
+        limits=replace(limits, memory_bytes=memory),
+        display=make_display([record.cell for record in run.cells.values()]),
+    )
+
+
+def _blind_spots() -> list[str]:
+    """What this machine cannot show of its own noise."""
+    hidden = [name for name, shown in noise.available().items() if not shown]
+    return [f"this machine does not show: {', '.join(hidden)}"] if hidden else []
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and value < float("inf") else None
+
+
+@contextmanager
+def _terminations_interrupt() -> Iterator[None]:
+    """Treat SIGTERM (a CI job being cancelled) like Ctrl-C: keep what was measured and report it."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

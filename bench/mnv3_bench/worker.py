@@ -1,0 +1,293 @@
+"""The program every child process runs: carry out orders, one at a time, on one artifact.
+
+    python -m mnv3_bench.worker FD
+
+A worker that has only imported a runtime can fork into further workers. That is how an epoch starts dozens of fresh
+processes without importing torch dozens of times; `mnv3_bench.launcher` decides when it may be done.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from mnv3_bench import noise, timing
+from mnv3_bench.protocol import (
+    Channel,
+    ChannelClosedError,
+    Check,
+    Checked,
+    Close,
+    Done,
+    Failed,
+    First,
+    Fork,
+    Forked,
+    Images,
+    Import,
+    Imported,
+    Load,
+    Look,
+    Order,
+    Prepare,
+    Reap,
+    Reaped,
+    Reference,
+    Reply,
+    Seen,
+    Turn,
+    Turned,
+    Warm,
+    WarmUp,
+    Weights,
+)
+
+SNR_CEILING_DB = 200.0
+
+
+def main() -> None:
+    """Serve the channel whose descriptor is the first argument."""
+    _die_with_parent()
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    serve(channel)
+
+
+def serve(channel: Channel) -> None:
+    """Carry out orders until told to close or until the other side is gone."""
+    worker = Worker()
+    while True:
+        try:
+            order = channel.receive_order()
+        except ChannelClosedError:
+            break
+        if isinstance(order, Fork):
+            forked = _fork(channel)
+            if forked is not None:
+                channel = forked
+                continue
+        elif isinstance(order, Close):
+            worker.close()
+            channel.send(Done())
+            break
+        else:
+            try:
+                reply = worker.carry_out(order)
+            except Exception as error:  # noqa: BLE001 - whatever a runtime raises becomes this cell's failure
+                traceback.print_exc()
+                reply = Failed(_one_line(error), getattr(error, "install", None))
+            channel.send(reply)
+    # Interpreter shutdown with a runtime's thread pools alive may hang or crash; nothing is left to be saved.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    named = type(error).__name__ in ("BackendError", "ValueError", "UnknownVariantError")
+    return (text if named else f"{type(error).__name__}: {text}")[:500]
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process with its parent: a stopped orphan would wait for ever and keep its memory."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() == 1:
+        os._exit(1)
+
+
+def _fork(channel: Channel) -> Channel | None:
+    """Fork. Returns the child's own channel in the child, None in the parent."""
+    _, descriptors, _, _ = socket.recv_fds(channel.socket, 1, 2)
+    own, log = descriptors
+    pid = os.fork()
+    if pid:
+        os.close(own)
+        os.close(log)
+        channel.send(Forked(pid))
+        return None
+    os.setsid()
+    _die_with_parent()
+    channel.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    return Channel(socket.socket(fileno=own))
+
+
+class Worker:
+    """State of a worker: at most one session and its pool of inputs."""
+
+    def __init__(self) -> None:
+        self.session: Any = None
+        self.staged: list[Any] = []
+        self.next_input = 0
+        self.batch = 1
+        self.device = "cpu"
+
+    def carry_out(self, order: Order) -> Reply:
+        """Carry out one order."""
+        match order:
+            case Import():
+                return self._import(order)
+            case Load():
+                return self._load(order)
+            case First():
+                return self._first()
+            case WarmUp():
+                return self._warm_up(order)
+            case Check():
+                return self._check(order)
+            case Look():
+                return self._look()
+            case Turn():
+                return self._turn(order)
+            case Reap():
+                pid, status = os.waitpid(order.pid, os.WNOHANG)
+                return Reaped(status if pid else None)
+            case Images() | Weights() | Reference() | Prepare():
+                from mnv3_bench import prepare_worker
+
+                return prepare_worker.carry_out(order)
+            case _:
+                raise ValueError(f"no worker carries out {type(order).__name__}")
+
+    def close(self) -> None:
+        """Close the session, if there is one."""
+        if self.session is not None:
+            self.session.close()
+            self.session = None
+
+    def _import(self, order: Import) -> Imported:
+        start = time.perf_counter()
+        for module in order.modules:
+            importlib.import_module(module)
+        seconds = time.perf_counter() - start
+        return Imported(seconds, noise.resident_bytes())
+
+    def _load(self, order: Load) -> Done:
+        import numpy as np
+
+        from mnv3_bench.backends import get_backend
+        from mnv3_bench.inputs import batches
+
+        backend = get_backend(order.backend)
+        start = time.perf_counter()
+        self.session = backend.load(Path(order.directory), order.threads, order.device)
+        seconds = time.perf_counter() - start
+        pool = np.load(order.images, mmap_mode="r")
+        self.staged = [self.session.stage(images) for images in batches(pool, order.batch)]
+        self.batch = order.batch
+        self.device = order.device
+        return Done(seconds)
+
+    def _first(self) -> Done:
+        (nanoseconds,) = timing.timed_calls(self.session, self.staged, 1)
+        gc.collect()
+        gc.freeze()
+        return Done(nanoseconds / 1e9)
+
+    def _warm_up(self, order: WarmUp) -> Warm:
+        warm = timing.warm_up(
+            lambda calls, first: timing.timed_calls(self.session, self.staged, calls, first),
+            order.max_seconds,
+        )
+        return Warm(warm.calls, warm.steady, warm.call_seconds)
+
+    def _turn(self, order: Turn) -> Turned:
+        if order.discard:
+            timing.timed_calls(self.session, self.staged, order.discard, self.next_input)
+            self.next_input += order.discard
+        before = noise.Counters.now()
+        samples = timing.timed_calls(self.session, self.staged, order.calls, self.next_input)
+        after = noise.Counters.now()
+        self.next_input = (self.next_input + order.calls) % len(self.staged)
+        cpu = after.cpu - before.cpu
+        return Turned(
+            samples_ns=samples,
+            wall_seconds=after.wall - before.wall,
+            cpu_seconds=cpu,
+            involuntary_switches=after.involuntary - before.involuntary,
+            minor_faults=after.minor_faults - before.minor_faults,
+            major_faults=after.major_faults - before.major_faults,
+            steal_seconds=after.steal - before.steal,
+            pressure_seconds=after.pressure - before.pressure,
+            throttled_seconds=after.throttled - before.throttled,
+            other_cpu_seconds=max(0.0, after.machine_busy - before.machine_busy - cpu),
+            mhz=noise.frequency_mhz(),
+        )
+
+    def _check(self, order: Check) -> Checked:
+        import numpy as np
+
+        images = np.load(order.images, mmap_mode="r")
+        reference = np.load(order.reference)
+        logits = []
+        for start in range(0, len(images), self.batch):
+            indices = np.arange(start, start + self.batch) % len(images)
+            output = self.session.run(self.session.stage(np.ascontiguousarray(images[indices])))
+            logits.append(np.array(self.session.fetch(output), dtype=np.float64))
+        mine = np.concatenate(logits)[: len(images)]
+        if mine.shape != reference.shape:
+            raise ValueError(f"logits have shape {mine.shape}, the reference has {reference.shape}")
+        return agreement(mine, reference)
+
+    def _look(self) -> Seen:
+        peak, reserved = None, None
+        if self.device.startswith("cuda") and "torch" in sys.modules:
+            import torch
+
+            peak = torch.cuda.max_memory_allocated()
+            reserved = torch.cuda.max_memory_reserved()
+        return Seen(
+            peak_bytes=noise.peak_resident_bytes(),
+            os_threads=noise.os_threads(),
+            facts=self.session.facts(),
+            device_peak_bytes=peak,
+            device_reserved_bytes=reserved,
+        )
+
+
+def agreement(logits: Any, reference: Any) -> Checked:
+    """Cosine similarity, signal-to-noise ratio and top-1 agreement of two n x classes arrays."""
+    import numpy as np
+
+    if not np.isfinite(logits).all():
+        return Checked(0.0, -SNR_CEILING_DB, 0.0, len(logits), False)
+    exact = reference.astype(np.float64)
+    error = logits - exact
+    signal, noise_power = float((exact**2).sum()), float((error**2).sum())
+    if noise_power == 0:
+        snr = SNR_CEILING_DB
+    elif signal == 0:
+        snr = -SNR_CEILING_DB
+    else:
+        snr = float(min(SNR_CEILING_DB, 10 * np.log10(signal / noise_power)))
+    norms = float(np.linalg.norm(logits) * np.linalg.norm(exact))
+    cosine = float((logits * exact).sum() / norms) if norms else 0.0
+    return Checked(
+        cosine=min(1.0, cosine),
+        snr_db=snr,
+        top1_agreement=float((logits.argmax(1) == exact.argmax(1)).mean()),
+        samples=len(logits),
+        finite=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

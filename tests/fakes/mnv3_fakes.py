@@ -1,0 +1,178 @@
+"""Backends that misbehave, each in its own way: what a run has to survive.
+
+They are eager PyTorch underneath, so that whatever they do not spoil is real. `registered` makes them known through
+the same entry-point group that third-party backends use.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mnv3_bench.backends.base import BackendError
+from mnv3_bench.backends.eager import Eager
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mnv3_bench.backends.base import Facts, Preparation, Session
+
+HERE = __file__
+
+
+class Spoiled:
+    """A session that lets `spoil` act on every output."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def run(self, staged: Any) -> Any:
+        self.calls += 1
+        return self.spoil(self.session.run(staged))
+
+    def spoil(self, output: Any) -> Any:
+        return output
+
+
+class Well(Eager):
+    """Does nothing wrong."""
+
+    info = replace(Eager.info, name="fake-well", summary="does nothing wrong")
+
+
+class _CrashingSession(Spoiled):
+    def spoil(self, output: Any) -> Any:
+        if self.calls > 400:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return output
+
+
+class Crash(Eager):
+    """Dies of SIGSEGV while it is being measured."""
+
+    info = replace(Eager.info, name="fake-crash", summary="crashes")
+
+    def load(self, directory: Path, threads: int, device: str) -> Session:
+        return _CrashingSession(super().load(directory, threads, device))
+
+
+class CrashInPrepare(Eager):
+    """Its converter aborts the process."""
+
+    info = replace(Eager.info, name="fake-abort", summary="its converter aborts")
+
+    def prepare(self, preparation: Preparation) -> Facts:
+        print("converter: assertion failed", flush=True)
+        os.abort()
+
+
+class Refuse(Eager):
+    """Cannot be prepared, and says what to install."""
+
+    info = replace(Eager.info, name="fake-refuse", summary="refuses")
+
+    def prepare(self, preparation: Preparation) -> Facts:
+        raise BackendError("no frobnicator was found", install="apt-get install frobnicator")
+
+
+class Hang(Eager):
+    """Never finishes loading."""
+
+    info = replace(Eager.info, name="fake-hang", summary="hangs")
+
+    def load(self, directory: Path, threads: int, device: str) -> Session:
+        time.sleep(3600)
+        raise AssertionError("unreachable")
+
+
+class Greedy(Eager):
+    """Eats memory until there is none."""
+
+    info = replace(Eager.info, name="fake-greedy", summary="eats memory")
+
+    def load(self, directory: Path, threads: int, device: str) -> Session:
+        hoard = []
+        while True:
+            hoard.append(bytearray(64 << 20))
+
+
+class _GarbageSession(Spoiled):
+    def spoil(self, output: Any) -> Any:
+        # What a frame of ours looks like, and bytes that are no text at all.
+        for descriptor in (1, 2):
+            os.write(descriptor, b"\x00\x00\x00\x10\x81\xa4type\xa4Done\xff\xfe\x1b[31m garbage \r")
+        return output
+
+
+class Garbage(Eager):
+    """Prints bytes that look like messages."""
+
+    info = replace(Eager.info, name="fake-garbage", summary="prints garbage")
+
+    def load(self, directory: Path, threads: int, device: str) -> Session:
+        return _GarbageSession(super().load(directory, threads, device))
+
+
+class _WrongSession(Spoiled):
+    def spoil(self, output: Any) -> Any:
+        return output.flip(1)
+
+
+class Wrong(Eager):
+    """Fast and wrong."""
+
+    info = replace(Eager.info, name="fake-wrong", summary="computes something else")
+
+    def load(self, directory: Path, threads: int, device: str) -> Session:
+        return _WrongSession(super().load(directory, threads, device))
+
+
+class _NanSession(Spoiled):
+    def spoil(self, output: Any) -> Any:
+        return output * float("nan")
+
+
+class Nan(Eager):
+    """Computes NaN."""
+
+    info = replace(Eager.info, name="fake-nan", summary="computes NaN")
+
+    def load(self, directory: Path, threads: int, device: str) -> Session:
+        return _NanSession(super().load(directory, threads, device))
+
+
+class Absent(Eager):
+    """Needs a module that nobody has."""
+
+    info = replace(
+        Eager.info,
+        name="fake-absent",
+        summary="is not installed",
+        runtime_modules=("module_that_nobody_has",),
+        distributions=("module-that-nobody-has",),
+    )
+
+
+FAKES = (Well, Crash, CrashInPrepare, Refuse, Hang, Greedy, Garbage, Wrong, Nan, Absent)
+
+
+def registered(directory: Path) -> dict[str, str]:
+    """Make a folder that, on PYTHONPATH, registers the fakes as an installed distribution would.
+
+    Returns:
+        The environment to start a command with.
+    """
+    info = directory / "mnv3_fakes-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mnv3-fakes\nVersion: 1\n")
+    rows = "".join(f"{fake.info.name} = mnv3_fakes:{fake.__name__}\n" for fake in FAKES)
+    (info / "entry_points.txt").write_text(f"[mnv3_bench.backends]\n{rows}")
+    path = [str(directory), os.path.dirname(HERE), os.environ.get("PYTHONPATH", "")]  # noqa: PTH120
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in path if part)}
