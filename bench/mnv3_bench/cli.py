@@ -111,7 +111,7 @@ def run(
 ) -> ExitCode:
     """Measure networks on runtimes and write the comparison. This is the main job."""
     from mnv3_bench.config import merge, read_config
-    from mnv3_bench.plan import Asked, make_plan
+    from mnv3_bench.plan import Asked, make_limits, make_plan
 
     asked = Asked(
         variants=variants,
@@ -139,11 +139,13 @@ def run(
         asked = merge(asked, from_file)
         if file is not None:
             print(f"settings from {file}", file=sys.stderr)
-    plan = make_plan(asked)
-    from mnv3_bench.run import execute
+    from mnv3_bench.run import execute, open_run, reopen
 
-    command = shlex.join(["mnv3-bench", *sys.argv[1:]])
-    code, session = execute(plan, command, Path(resume) if resume is not None else None)
+    if resume is not None:
+        session = reopen(Path(resume), make_limits(asked))
+    else:
+        session = open_run(make_plan(asked), shlex.join(["mnv3-bench", *sys.argv[1:]]))
+    code = execute(session)
     _show(session.run, session.directory)
     return code
 

@@ -139,7 +139,7 @@ def _cpu() -> tuple[str, frozenset[str], str | None]:
         name = name or facts.get("brand_raw") or platform.processor() or platform.machine()
         flags = flags or frozenset(facts.get("flags", ()))
     vendor = _read("/sys/class/dmi/id/sys_vendor") or _read("/sys/hypervisor/type")
-    return str(name), flags, (vendor or "yes") if "hypervisor" in flags else None
+    return str(name), flags, (vendor or "unnamed hypervisor") if "hypervisor" in flags else None
 
 
 def _cpu_quota() -> float | None:

@@ -63,11 +63,12 @@ def _image(rng: np.random.Generator, resolution: int) -> npt.NDArray[np.float32]
 def batches(
     pool: npt.NDArray[np.float32], batch: int, number: int | None = None
 ) -> list[npt.NDArray[np.float32]]:
-    """Cut a pool of images into batches, going round when the pool is too small.
+    """Cut a pool of images into batches, going round where the pool is too small.
 
-    By default eight batches, or as many as the pool has different ones if that is fewer, but at least two, so that
+    By default eight batches, or as many as the pool has disjoint ones if that is fewer, but at least two, so that
     no two consecutive calls see the same input.
     """
     wanted = number if number is not None else max(2, min(8, len(pool) // batch))
-    indices = np.arange(wanted * batch) % len(pool)
-    return [np.ascontiguousarray(pool[part]) for part in indices.reshape(wanted, batch)]
+    step = batch if wanted * batch <= len(pool) else max(1, len(pool) // wanted)
+    starts = step * np.arange(wanted)
+    return [np.ascontiguousarray(pool[(start + np.arange(batch)) % len(pool)]) for start in starts]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mnv3_bench.backends import backend_names, get_backend, missing
 from mnv3_bench.errors import UsageError
-from mnv3_models import UnknownVariantError, parse_variant
+from mnv3_models import parse_variant
 from mnv3_reports.record import Cell, Request, Skipped
 
 if TYPE_CHECKING:
@@ -134,12 +134,6 @@ def make_plan(asked: Asked) -> Plan:
     seed = asked.seed if asked.seed is not None else 0
     if seed < 0:
         raise UsageError(f"--seed {seed} is negative; type 0 or more")
-    memory = size(asked.worker_memory, "--worker-memory") if asked.worker_memory is not None else None
-    limits = (
-        Limits.all_at(seconds(asked.timeout, "--timeout"), memory)
-        if asked.timeout is not None
-        else Limits(memory_bytes=memory)
-    )
     return Plan(
         request=Request(
             variants=variants,
@@ -160,9 +154,21 @@ def make_plan(asked: Asked) -> Plan:
         cells=cells,
         skipped=skipped,
         notes=tuple(notes),
-        limits=limits,
+        limits=make_limits(asked),
         output=Path(asked.output) if asked.output else None,
     )
+
+
+def make_limits(asked: Asked) -> Limits:
+    """Resolve what a worker may take.
+
+    Raises:
+        UsageError: a duration or size is none.
+    """
+    memory = size(asked.worker_memory, "--worker-memory") if asked.worker_memory is not None else None
+    if asked.timeout is not None:
+        return Limits.all_at(seconds(asked.timeout, "--timeout"), memory)
+    return Limits(memory_bytes=memory)
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -184,7 +190,7 @@ def _variants(names: list[str], flag: str) -> tuple[str, ...]:
     for name in names:
         try:
             found.append(parse_variant(name).name)
-        except UnknownVariantError as error:
+        except ValueError as error:
             raise UsageError(f"{flag}: {error}") from None
     return tuple(dict.fromkeys(found))
 

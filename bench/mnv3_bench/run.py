@@ -80,13 +80,12 @@ class Session:
         return [record.cell for record in self.run.cells.values() if record.failure is None]
 
 
-def execute(plan: Plan, command: str, resume: Path | None = None) -> tuple[ExitCode, Session]:
-    """Carry out a plan, or go on with an interrupted run.
+def execute(session: Session) -> ExitCode:
+    """Carry out what an open run still lacks.
 
     Raises:
-        UsageError: the output directory cannot be used, or the run to resume cannot be resumed here.
+        UsageError: the run to resume cannot be resumed here.
     """
-    session = reopen(resume, plan.limits) if resume is not None else open_run(plan, command)
     interrupted = False
     with _terminations_interrupt():
         try:
@@ -99,7 +98,7 @@ def execute(plan: Plan, command: str, resume: Path | None = None) -> tuple[ExitC
         finally:
             session.launcher.kill_all()
             session.display.end()
-    return finish(session, outcome, interrupted), session
+    return finish(session, outcome, interrupted)
 
 
 def open_run(plan: Plan, command: str) -> Session:

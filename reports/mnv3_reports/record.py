@@ -1,9 +1,9 @@
 """The versioned record of a run.
 
-A run is a sequence of entries appended to a journal (`mnv3_reports.journal`) while it happens; `Run` is the same
-entries put in order. Raw samples are kept and statistics are derived from them elsewhere. Inside the record every
-duration is in seconds, except the samples themselves (integer nanoseconds, as the clock gave them), and every size
-is in bytes.
+A run is a sequence of entries appended to a journal (`mnv3_reports.journal`) while it happens; `Run` is the
+same entries put in order. Raw samples are kept and statistics are derived from them elsewhere. Inside the
+record every duration is in seconds, except the samples themselves (integer nanoseconds, as the clock gave
+them), and every size is in bytes.
 
 Schema history:
     1  first version
@@ -23,7 +23,7 @@ Scalar = str | int | float | bool | None
 
 
 class Cell(msgspec.Struct, frozen=True, order=True, forbid_unknown_fields=True):
-    """One thing to measure: a network on a runtime in one configuration. Shapes are batch x 3 x resolution^2."""
+    """One thing to measure: a network on a runtime in one configuration. Shape: batch x 3 x resolution^2."""
 
     variant: str
     backend: str
@@ -135,7 +135,7 @@ class Complexity(msgspec.Struct, frozen=True):
     macs: int
     """Multiply-accumulates of convolutions and linear layers, the figure papers give."""
     other_operations: dict[str, int]
-    """Operations outside `macs`, by kind (batch_norm, activation, elementwise, pooling), one an output element."""
+    """Operations outside `macs` by kind (batch_norm, activation, elementwise, pooling), one an element."""
     parameters: int
     buffers: int
     activations: int
@@ -170,7 +170,7 @@ class VariantFacts(msgspec.Struct, frozen=True, tag="variant"):
     title: str
     complexity: Complexity
     features: dict[str, str]
-    """Architecture feature to what the built model shows, such as {'squeeze-and-excitation': '8 of 15 blocks'}."""
+    """Feature to what the built model shows, such as {'squeeze-and-excitation': '8 of 15 blocks'}."""
     published: tuple[PublishedFigure, ...]
     weights: str
     """Where the weights came from ('seeded 0, calibrated' or a file name with its sha256)."""
@@ -287,6 +287,8 @@ class Skipped(msgspec.Struct, frozen=True, tag="skipped"):
     backend: str
     reason: str
     install: str | None
+    requested: bool = False
+    """It was asked for by name, so the run ends as one whose requested cells failed."""
 
 
 class Note(msgspec.Struct, frozen=True, tag="note"):
@@ -368,18 +370,19 @@ class Run(msgspec.Struct):
     finished: RunFinished | None = None
 
     def add(self, entry: Entry) -> None:
-        """Put one journal entry where it belongs. A later entry about the same thing replaces an earlier one."""
+        """Put one entry where it belongs. A later entry about the same thing replaces an earlier one."""
         match entry:
             case RunStarted():
                 raise ValueError("a run starts once")
             case RunResumed():
+                # What failed is tried again; what was measured stays.
                 self.resumed.append(entry)
                 self.finished = None
+                for record in self.cells.values():
+                    record.failure = None
             case VariantFacts():
                 self.variants = [
-                    v
-                    for v in self.variants
-                    if (v.variant, v.resolution) != (entry.variant, entry.resolution)
+                    v for v in self.variants if (v.variant, v.resolution) != (entry.variant, entry.resolution)
                 ]
                 self.variants.append(entry)
             case Prepared():

@@ -1,0 +1,38 @@
+"""What CI and contributors run: `nox` for lint, types and tests; `nox -s perf` for the benchmarks."""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2024.10"
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["lint", "types", "tests"]
+
+PINNED = ("-c", "constraints.txt")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    session.install("-q", *PINNED, "ruff")
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    session.install("-q", *PINNED, ".[dev]")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    session.install("-q", *PINNED, ".[dev]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def perf(session: nox.Session) -> None:
+    """Benchmarks; needs about twenty quiet minutes. Figures go to docs/performance.md by hand, with the machine."""
+    session.install("-q", *PINNED, ".[dev]")
+    arguments = session.posargs or ["tests/perf"]
+    session.run("pytest", "-s", "--benchmark-json", "perf.json", *arguments)

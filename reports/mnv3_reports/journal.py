@@ -1,0 +1,202 @@
+"""The journal: one JSON line an entry, appended while a run goes on, so that a cut-off run can be read.
+
+Every entry is handed to the operating system before `Journal.append` returns; killing the process loses
+nothing that was appended. (A power cut may: entries are not forced to the disk.)
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from mnv3_reports.record import SCHEMA_VERSION, Block, Entry, Run, RunStarted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+NAME = "journal.jsonl"
+"""The journal's file name inside a run directory."""
+
+_DECODER: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
+
+
+class JournalError(Exception):
+    """A journal cannot be written or read. The message is one line that says what to do about it."""
+
+
+class _Opening(msgspec.Struct):
+    """What every version's first line has."""
+
+    type: str
+    schema: int
+
+
+class Journal:
+    """An open journal, for appending. A context manager."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._size = os.fstat(descriptor).st_size
+
+    @classmethod
+    def create(cls, path: str | Path) -> Self:
+        """Begin a new journal.
+
+        Raises:
+            JournalError: the file exists already, or cannot be made.
+        """
+        path = Path(path)
+        try:
+            return cls(path, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644))
+        except FileExistsError:
+            raise JournalError(
+                f"'{path}' exists already; choose another --output, or go on: --resume '{path.parent}'"
+            ) from None
+        except OSError as error:
+            raise JournalError(_why(path, error)) from error
+
+    @classmethod
+    def resume(cls, path: str | Path) -> Self:
+        """Open an existing journal and cut off a last line that was never finished.
+
+        Raises:
+            JournalError: the file is no journal of this version, or cannot be opened.
+        """
+        path = Path(path)
+        read_journal(path)
+        try:
+            finished = _finished(path.read_bytes())
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+            os.ftruncate(descriptor, finished)
+        except OSError as error:
+            raise JournalError(_why(path, error)) from error
+        return cls(path, descriptor)
+
+    def append(self, entry: Entry) -> None:
+        """Add one entry.
+
+        Raises:
+            ValueError: the entry could not be read back, such as a figure that is not finite.
+            JournalError: it could not be written (disk full); the journal keeps its earlier entries.
+        """
+        line = msgspec.json.encode(entry)
+        try:
+            _DECODER.decode(line)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"a {type(entry).__name__} entry cannot be recorded: {error}") from error
+        try:
+            self._write(line + b"\n")
+        except OSError as error:
+            raise JournalError(_why(self.path, error)) from error
+
+    def _write(self, line: bytes) -> None:
+        rest = memoryview(line)
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError:
+            # Half a line must not stay in front of later ones.
+            os.ftruncate(self._descriptor, self._size)
+            raise
+        self._size += len(line)
+
+    def close(self) -> None:
+        """Close the file. Appending after that is an error."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_journal(path: str | Path) -> list[Entry]:
+    """Read every finished line. A last line without its newline is a cut-off write and is left out.
+
+    Raises:
+        JournalError: the file cannot be read, is no journal, is damaged before its last line, or has another
+        schema
+            version.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise JournalError(_why(path, error)) from error
+    lines = data[: _finished(data)].split(b"\n")[:-1]
+    if not lines:
+        raise JournalError(f"'{path}' holds no finished line: nothing was recorded, so start the run again")
+    try:
+        opening = msgspec.json.decode(lines[0], type=_Opening)
+    except msgspec.DecodeError:
+        raise JournalError(f"'{path}' is no mnv3-bench journal: its first line starts no run") from None
+    if opening.type != "started":
+        raise JournalError(f"'{path}' is no mnv3-bench journal: its first line starts no run")
+    if opening.schema != SCHEMA_VERSION:
+        raise JournalError(wrong_version(path, opening.schema))
+    entries: list[Entry] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entries.append(_DECODER.decode(line))
+        except msgspec.DecodeError as error:
+            raise JournalError(f"'{path}' is damaged in line {number}: {error}") from error
+    return entries
+
+
+def assemble(entries: Sequence[Entry]) -> Run:
+    """Put a journal's entries in order.
+
+    Raises:
+        JournalError: they are not the entries of one run.
+    """
+    header = entries[0] if entries else None
+    if not isinstance(header, RunStarted):
+        raise JournalError("a run's entries begin with its start; these do not")
+    run = Run.started(header)
+    for entry in entries[1:]:
+        try:
+            run.add(entry)
+            if isinstance(entry, Block):
+                run.cells[entry.cell]
+        except KeyError as error:
+            raise JournalError(
+                f"the journal speaks of cell {error}, which its first line does not list"
+            ) from None
+        except ValueError as error:
+            raise JournalError(f"the journal is not of one run: {error}") from None
+    return run
+
+
+def wrong_version(path: Path, found: int) -> str:
+    """One line for a record of another schema version."""
+    remedy = (
+        "update mnv3-bench to read it" if found > SCHEMA_VERSION else "read it with the version that wrote it"
+    )
+    return f"'{path}' has record schema {found}, this mnv3-bench reads schema {SCHEMA_VERSION}; {remedy}"
+
+
+def _finished(data: bytes) -> int:
+    """Length in bytes up to and with the last newline."""
+    return data.rfind(b"\n") + 1
+
+
+def _why(path: Path, error: OSError) -> str:
+    remedy = {
+        errno.ENOSPC: "the disk is full; free some space, then go on with --resume",
+        errno.EDQUOT: "the disk quota is used up; free some space, then go on with --resume",
+        errno.EACCES: "permission denied; choose another directory with --output",
+        errno.EROFS: "the file system is read-only; choose another directory with --output",
+        errno.ENOENT: "no such file or directory",
+    }.get(error.errno or 0, error.strerror or str(error))
+    return f"'{path}': {remedy}"

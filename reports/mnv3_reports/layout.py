@@ -1,0 +1,151 @@
+"""Tables as data: columns say what they show, and one table renders as markdown or for a terminal.
+
+A value that is missing is never blank: it is a dash with a note that says why, printed below the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    import rich.table
+
+Row = TypeVar("Row")
+MISSING = "–"
+Align = Literal["left", "right"]
+
+
+class Value(NamedTuple):
+    """The text of one table cell and, where it needs one, a note."""
+
+    text: str
+    note: str | None = None
+
+
+def missing(reason: str) -> Value:
+    """A value that is not there, and why."""
+    return Value(MISSING, reason)
+
+
+@dataclass(frozen=True)
+class Column(Generic[Row]):
+    """One column: its title and unit, what it shows of a row, and its alignment."""
+
+    title: str
+    value: Callable[[Row], Value]
+    unit: str = ""
+    align: Align = "right"
+
+    @property
+    def heading(self) -> str:
+        """Title and unit."""
+        return f"{self.title} {self.unit}".strip()
+
+
+class Table(NamedTuple):
+    """A table ready to be rendered."""
+
+    headings: tuple[str, ...]
+    alignments: tuple[Align, ...]
+    rows: tuple[tuple[Value, ...], ...]
+
+
+def build(columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Table:
+    """Evaluate every column on every row.
+
+    Raises:
+        ValueError: a value has no text.
+    """
+    table = Table(
+        tuple(column.heading for column in columns),
+        tuple(column.align for column in columns),
+        tuple(tuple(column.value(row) for column in columns) for row in rows),
+    )
+    for row in table.rows:
+        for heading, value in zip(table.headings, row, strict=True):
+            if not value.text.strip():
+                raise ValueError(f"column '{heading}' has an empty value; use missing(reason)")
+    return table
+
+
+def to_markdown(table: Table) -> str:
+    """A GitHub-flavoured table with its notes below."""
+    notes = _Notes()
+    lines = [
+        _line(escape(heading) for heading in table.headings),
+        _line("---:" if align == "right" else "---" for align in table.alignments),
+    ]
+    lines += [
+        _line(escape(value.text) + notes.mark(value.note, "<sup>{}</sup>") for value in row)
+        for row in table.rows
+    ]
+    if notes.letters:
+        lines += ["", "<br>\n".join(f"<sup>{letter}</sup> {escape(note)}" for note, letter in notes)]
+    return "\n".join(lines)
+
+
+def to_rich(table: Table, title: str | None = None) -> rich.table.Table:
+    """The same for a terminal; the notes are its caption."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    notes = _Notes()
+    rich_table = RichTable(
+        title=title, box=SIMPLE_HEAD, padding=0, title_justify="left", caption_justify="left"
+    )
+    for heading, align in zip(table.headings, table.alignments, strict=True):
+        rich_table.add_column(Text(heading), justify=align, no_wrap=align == "left")
+    for row in table.rows:
+        rich_table.add_row(*(Text(value.text + notes.mark(value.note, " ({})")) for value in row))
+    if notes.letters:
+        rich_table.caption = Text("\n".join(f"({letter}) {note}" for note, letter in notes))
+    return rich_table
+
+
+def escape(text: str) -> str:
+    """Text that stays one table cell: no line breaks, no bars, no markup."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def folded(summary: str, body: str) -> str:
+    """A part that GitHub shows folded."""
+    return f"<details><summary>{escape(summary)}</summary>\n\n{body}\n\n</details>"
+
+
+def fenced(text: str) -> str:
+    """Text as a code block, whatever backticks it holds."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}\n{text.strip()}\n{fence}"
+
+
+class _Notes:
+    """Letters for notes, in order of first use."""
+
+    def __init__(self) -> None:
+        self.letters: dict[str, str] = {}
+
+    def mark(self, note: str | None, form: str) -> str:
+        if note is None:
+            return ""
+        if note not in self.letters:
+            self.letters[note] = _letter(len(self.letters))
+        return form.format(self.letters[note])
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self.letters.items())
+
+
+def _letter(number: int) -> str:
+    """a to z, then aa, ab and so on."""
+    prefix = _letter(number // 26 - 1) if number >= 26 else ""
+    return prefix + chr(ord("a") + number % 26)
+
+
+def _line(texts: Iterable[str]) -> str:
+    return f"| {' | '.join(texts)} |"

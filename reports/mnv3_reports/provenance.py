@@ -1,0 +1,154 @@
+"""The parts of a report that say where its figures come from: request, machine, method and versions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mnv3_reports import units
+from mnv3_reports.layout import escape, fenced, folded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mnv3_reports.record import Machine, Run
+    from mnv3_reports.summary import Summary
+
+METHOD = """\
+Every cell has its own process, which loads a finished artifact and imports only its runtime. Cells take
+turns in blocks of about 100 ms, in rounds of shuffled order. A ratio is formed within a round, then the
+median over rounds is taken; its interval (Student's t on logarithms) is over epochs, each with fresh
+processes. p90 to p99 carry exact order-statistic intervals for independent calls; calls of one process
+are correlated, so take those as too narrow rather than too wide. Inputs are seeded, image-like, and
+taken in turn from a small pool."""
+
+STOPPED = {
+    "precision": "every printed ratio is as precise as asked",
+    "budget": "the time budget was spent",
+    "interrupted": "it was interrupted",
+    "nothing-left": "no cell was left to measure",
+}
+"""The record's reasons in words; any other one is printed as it is."""
+
+
+def partial_notice(run: Run) -> str | None:
+    """One line when the run is not whole, else None."""
+    if run.finished is None:
+        cause = "the run was cut off before its end"
+    elif run.finished.status == "partial":
+        cause = f"the run ended early ({run.finished.stopped_because})"
+    else:
+        return None
+    return f"PARTIAL: {cause}; what follows holds what was measured until then. Go on with --resume."
+
+
+def asked(summary: Summary) -> list[str]:
+    """What was asked for, and of which machine, as markdown bullets."""
+    request, machine = summary.run.header.request, summary.run.header.machine
+    wishes = [
+        f"networks {listed(request.variants)}",
+        f"references {listed(request.references)}",
+        f"backends {listed(request.backends)}",
+        f"threads {listed(request.threads)}",
+        f"batch {listed(request.batch_sizes)}",
+        f"pixels {listed(request.resolutions)}",
+        f"device {request.device}",
+        f"every printed ratio to ± {units.percent(request.precision)}",
+        f"at most {units.duration(request.time_budget)} of measuring",
+        f"seed {request.seed}",
+    ]
+    wishes += ["quick"] if request.quick else []
+    wishes += ["cold (cached artifacts not used)"] if request.cold else []
+    facts = [
+        f"- **Asked:** {'; '.join(wishes)}.",
+        f"- **Machine:** {'; '.join(_machine(machine))}.",
+        f"- **Weights:** {_weights(summary)}",
+    ]
+    if machine.isa:
+        facts.append(f"- **Instruction sets:** {', '.join(machine.isa)}.")
+    if machine.gpus:
+        facts.append(f"- **GPUs:** {', '.join(machine.gpus)}.")
+    return facts
+
+
+def _machine(machine: Machine) -> Iterable[str]:
+    cores = f", physical cores: {machine.physical_cores}" if machine.physical_cores is not None else ""
+    yield f"{machine.cpu or 'CPU of unknown name'}{cores}"
+    quota = f" and a cgroup quota of {machine.cpu_quota:g}" if machine.cpu_quota is not None else ""
+    yield f"{machine.logical_cpus} logical CPUs, {machine.usable_cpus} usable{quota}"
+    limit = machine.memory_limit_bytes
+    limited = f" (cgroup limit {units.gibibytes(limit)})" if limit is not None else ""
+    swap = f"swap {units.gibibytes(machine.swap_bytes)}" if machine.swap_bytes else "no swap"
+    yield f"{units.gibibytes(machine.memory_bytes)} memory{limited}, {swap}"
+    yield f"governor {machine.governor}" if machine.governor else "no frequency governor visible"
+    yield f"virtual machine ({machine.hypervisor})" if machine.hypervisor else "no hypervisor seen"
+    yield f"{machine.system}, kernel {machine.kernel}"
+
+
+def _weights(summary: Summary) -> str:
+    request = summary.run.header.request
+    sources = {facts.variant: facts.weights for facts in summary.run.variants}
+    seeded = [variant for variant in summary.variants if variant not in request.weights]
+    real = [f"{variant} from {sources.get(variant, path)}" for variant, path in request.weights.items()]
+    parts = [f"{'; '.join(real)}."] if real else []
+    if seeded:
+        parts.append(
+            f"random, seeded ({request.seed}) and calibrated for {listed(seeded)}. Speed and memory hardly "
+            "depend on them, but fidelity computed with them says little about accuracy."
+        )
+    return " ".join(parts) or "no network was planned."
+
+
+def method(summary: Summary) -> list[str]:
+    """How it was measured, as markdown paragraphs."""
+    run = summary.run
+    return [" ".join(METHOD.split()), "\n".join(_course(summary)), fenced(run.header.command), _versions(run)]
+
+
+def _course(summary: Summary) -> Iterable[str]:
+    run = summary.run
+    header, finished = run.header, run.finished
+    rounds = len({(block.epoch, block.round) for block in run.blocks})
+    yield f"- Epochs: {len({block.epoch for block in run.blocks})}; rounds in all: {rounds}."
+    if finished is None:
+        yield "- Stopped because: the run was cut off."
+    else:
+        reached = finished.precision_reached
+        shown = f"± {units.percent(reached)}" if reached is not None else "unknown (no ratio has an interval)"
+        yield f"- Precision asked: ± {units.percent(header.request.precision)}; reached: {shown}."
+        yield f"- Stopped because: {STOPPED.get(finished.stopped_because, finished.stopped_because)}."
+        if finished.phase_seconds:
+            phases = finished.phase_seconds.items()
+            yield f"- Time: {', '.join(f'{name} {units.duration(took)}' for name, took in phases)}."
+    yield f"- Seed {header.request.seed}; started {header.started_at}; run {header.run_id}."
+    for resumed in run.resumed:
+        same = resumed.machine.fingerprint == header.machine.fingerprint
+        yield f"- Resumed {resumed.resumed_at} on {'the same' if same else '**another**'} machine."
+    for note in run.notes:
+        yield f"- Note: {escape(note)}"
+    together = [r.inspected.side_by_side for r in run.cells.values() if r.inspected is not None]
+    if max(together, default=1) > 1:
+        yield f"- Load, first-call and memory figures were taken with up to {max(together)} processes side by side."
+    unsteady = [
+        f"{record.cell.variant} on {record.cell.backend}"
+        for record in summary.measured
+        if record.inspected is not None and not record.inspected.steady
+    ]
+    if unsteady:
+        yield f"- Not steady after warming up: {listed(dict.fromkeys(unsteady))}."
+
+
+def _versions(run: Run) -> str:
+    software = run.header.software
+    packages = [f"{name} {version}" for name, version in sorted(software.packages.items())]
+    commit = f" ({software.commit})" if software.commit else ""
+    variables = " ".join(f"{name}={value}" for name, value in sorted(software.environment.items()))
+    return folded(
+        "Versions and environment",
+        f"mnv3-bench {software.project_version}{commit}; Python {software.python}; packages: "
+        f"{listed(packages)}.\n\nVariables set for workers: {f'`{variables}`' if variables else 'none'}.",
+    )
+
+
+def listed(values: Iterable[object]) -> str:
+    """Values with commas, or 'none'."""
+    return ", ".join(map(str, values)) or "none"

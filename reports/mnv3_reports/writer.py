@@ -1,0 +1,78 @@
+"""The one place that writes a report to disk.
+
+`python -m mnv3_reports.writer RUN` does it in a process of its own: drawing takes about 200 MB for a moment, which
+a process that must stay small can leave to a child.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnv3_reports import charts, journal
+from mnv3_reports.markdown import Picture, report_text
+from mnv3_reports.rundir import RUN, RunDirectoryError, load_run, write_run, write_text
+from mnv3_reports.summary import Summary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import altair as alt
+
+REPORT = "report.md"
+
+
+def write_report(directory: str | Path, *, with_charts: bool = True) -> list[Path]:
+    """Write `report.md` and `charts/*.svg` of a run, and its record anew where there is a journal.
+
+    Raises:
+        RunDirectoryError: the directory holds no run, or a file cannot be written.
+    """
+    directory = Path(directory)
+    run = load_run(directory)
+    written = []
+    if (directory / journal.NAME).is_file() or not (directory / RUN).is_file():
+        written += write_run(run, directory)
+    summary = Summary(run)
+    pictures = []
+    for name, title, chart in _charts(summary) if with_charts else ():
+        path = directory / "charts" / f"{name}.svg"
+        written.append(write_text(path, charts.to_svg(chart)))
+        pictures.append(Picture(title, f"charts/{name}.svg"))
+    return [*written, write_text(directory / REPORT, report_text(summary, pictures))]
+
+
+def _charts(summary: Summary) -> Iterator[tuple[str, str, alt.Chart]]:
+    """File name, title and chart, for each setting of the run."""
+    for setting in summary.settings:
+        suffix = "" if len(summary.settings) == 1 else f"-{_slug(summary, setting)}"
+        latency = charts.latency_chart(summary, setting)
+        if latency is not None:
+            yield f"latency{suffix}", f"Latency by backend ({setting})", latency
+        pareto = charts.pareto_chart(summary, setting)
+        if pareto is not None:
+            yield f"pareto{suffix}", f"Latency against published top-1 ({setting})", pareto
+
+
+def _slug(summary: Summary, setting: str) -> str:
+    cell = next(record.cell for record in summary.run.cells.values() if record.cell.setting == setting)
+    return f"{cell.device}-threads{cell.threads}-batch{cell.batch}-{cell.resolution}".replace(":", "")
+
+
+def main(arguments: list[str]) -> int:
+    """Write the report of the run directory that is the only argument. Prints the written paths, or one line."""
+    if len(arguments) != 1:
+        print("give one run directory: python -m mnv3_reports.writer RUN", file=sys.stderr)
+        return 2
+    try:
+        written = write_report(arguments[0])
+    except RunDirectoryError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(*written, sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

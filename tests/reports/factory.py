@@ -1,0 +1,256 @@
+"""Synthetic runs: whole ones, and ones that lack things in every way a real run can."""
+
+from __future__ import annotations
+
+import math
+import random
+from itertools import product
+
+from mnv3_reports.record import (
+    SCHEMA_VERSION,
+    Block,
+    Cell,
+    Complexity,
+    Entry,
+    Epoch,
+    Failure,
+    Fidelity,
+    Inspected,
+    LayerCost,
+    Machine,
+    Prepared,
+    PublishedFigure,
+    Request,
+    Run,
+    RunFinished,
+    RunStarted,
+    Software,
+    VariantFacts,
+)
+
+BASE_SECONDS = {"v3-large": 14e-3, "v3-small": 6.5e-3, "v2": 15e-3, "v1": 18e-3}
+SPEEDUP = {
+    "eager": 1.0,
+    "eager-channels-last": 0.8,
+    "torchscript": 0.75,
+    "compile": 0.83,
+    "quantized-dynamic": 0.98,
+    "quantized-static": 0.5,
+    "onnxruntime": 0.44,
+    "onnxruntime-int8-dynamic": 1.05,
+    "onnxruntime-int8": 0.39,
+}
+MACS = {"v3-large": 216_589_760, "v3-small": 56_510_400, "v2": 300_774_272, "v1": 568_740_352}
+PARAMETERS = {"v3-large": 5_483_032, "v3-small": 2_542_856, "v2": 3_504_872, "v1": 4_231_976}
+PUBLISHED = {
+    "v3-large": (
+        PublishedFigure(
+            "V3 paper, table 3", "", "fp32", 224, 75.2, 219e6, 5.4e6, {"Pixel 1": 51.0, "Pixel 2": 61.0}
+        ),
+        PublishedFigure("V3 paper, table 4", "", "int8", 224, 73.8, None, None, {"Pixel 1": 44.0}),
+        PublishedFigure("torchvision", "IMAGENET1K_V2", "fp32", 224, 75.274, 217e6, 5_483_032),
+    ),
+    "v3-small": (
+        PublishedFigure("V3 paper, table 3", "", "fp32", 224, 67.4, 66e6, 2.9e6, {"Pixel 1": 15.8}),
+        PublishedFigure("V3 paper, table 4", "", "int8", 224, 64.9, None, None, {"Pixel 1": 15.5}),
+    ),
+    "v2": (
+        PublishedFigure("V2 paper, table 4", "", "fp32", 224, 72.0, 300e6, 3.4e6, {"Pixel 1": 75.0}),
+        PublishedFigure("V3 paper, table 4", "", "int8", 224, 70.9, None, None, {"Pixel 1": 52.0}),
+    ),
+    "v1": (PublishedFigure("V1 paper, table 6", "", "fp32", 224, 70.6, 569e6, 4.2e6),),
+}
+FEATURES = {
+    "v3-large": {"depthwise separable": "15 of 15 blocks", "squeeze-and-excitation": "8 of 15 blocks"},
+    "v3-small": {"depthwise separable": "11 of 11 blocks", "squeeze-and-excitation": "9 of 11 blocks"},
+    "v2": {"depthwise separable": "17 of 17 blocks", "squeeze-and-excitation": "no"},
+    "v1": {"depthwise separable": "13 of 13 blocks"},
+}
+
+MACHINE = Machine(
+    cpu="Imaginary CPU @ 2.50GHz",
+    isa=("avx2", "avx512_vnni"),
+    logical_cpus=2,
+    physical_cores=1,
+    usable_cpus=2,
+    cpu_quota=None,
+    memory_bytes=8 << 30,
+    memory_limit_bytes=None,
+    swap_bytes=0,
+    governor=None,
+    hypervisor="KVM",
+    system="Linux",
+    kernel="6.1.0",
+    fingerprint="m1",
+)
+SOFTWARE = Software(
+    python="3.11.9",
+    packages={"torch": "2.13.0", "onnxruntime": "1.32.0"},
+    project_version="0.1.0",
+    commit="abc1234",
+    environment={"OMP_NUM_THREADS": "1"},
+    fingerprint="s1",
+)
+
+
+def request(
+    variants: tuple[str, ...] = ("v3-large", "v3-small"),
+    references: tuple[str, ...] = ("v1", "v2"),
+    backends: tuple[str, ...] = ("eager", "onnxruntime", "onnxruntime-int8"),
+    threads: tuple[int, ...] = (1,),
+    batch_sizes: tuple[int, ...] = (1,),
+    resolutions: tuple[int, ...] = (224,),
+) -> Request:
+    return Request(variants, references, backends, threads, batch_sizes, resolutions, "cpu", 0.02, 120.0, 7)
+
+
+def cells_of(asked: Request) -> list[Cell]:
+    networks = dict.fromkeys((*asked.variants, *asked.references))
+    shapes = product(networks, asked.backends, asked.threads, asked.batch_sizes, asked.resolutions)
+    return [Cell(v, b, asked.device, t, n, r) for v, b, t, n, r in shapes]
+
+
+def header(asked: Request | None = None) -> RunStarted:
+    asked = asked or request()
+    return RunStarted(
+        schema=SCHEMA_VERSION,
+        run_id="20260101-000000-abcd",
+        started_at="2026-01-01T00:00:00+00:00",
+        command="mnv3-bench --variants large,small --backends all",
+        request=asked,
+        cells=tuple(cell.key for cell in cells_of(asked)),
+        machine=MACHINE,
+        software=SOFTWARE,
+    )
+
+
+def facts(variant: str, resolution: int = 224) -> VariantFacts:
+    macs = round(MACS[variant] * (resolution / 224) ** 2)
+    return VariantFacts(
+        variant=variant,
+        resolution=resolution,
+        title=f"MobileNet {variant}",
+        complexity=Complexity(
+            macs=macs,
+            other_operations={"batch_norm": 9_000_000},
+            parameters=PARAMETERS[variant],
+            buffers=24_000,
+            activations=4_400_000,
+            weight_bytes=PARAMETERS[variant] * 4,
+            counters={"fvcore": macs, "flop_counter": macs, "analytic": macs},
+            disagreement=None,
+            layers=(LayerCost("features.0.0", "Conv2d", 5_419_008, 432, 200_704, (16, 112, 112)),),
+        ),
+        features=FEATURES[variant],
+        published=PUBLISHED[variant],
+        weights="seeded 7, calibrated",
+    )
+
+
+def prepared(cell: Cell, *, cached: bool = False) -> Prepared:
+    return Prepared(
+        cell.key, "f00d", 1.25, "2026-01-01", cached, 21_900_000, {"model": 21_900_000}, {"opset": 17}
+    )
+
+
+def fidelity(cell: Cell) -> Fidelity:
+    exact = cell.backend == "eager"
+    return Fidelity(1.0, 200.0 if exact else 21.5, 1.0 if exact else 0.969, 64, 15.0, "seeded images")
+
+
+def inspected(cell: Cell, *, steady: bool = True, agreement: Fidelity | None = None) -> Inspected:
+    return Inspected(
+        cell=cell.key,
+        import_seconds=1.3,
+        load_seconds=0.08,
+        first_seconds=0.031,
+        warm_calls=40,
+        steady=steady,
+        call_seconds=seconds_of(cell),
+        runtime_bytes=220_000_000,
+        peak_bytes=265_000_000,
+        os_threads=3,
+        side_by_side=1,
+        fidelity=agreement,
+        facts={
+            "threads": cell.threads,
+            "frozen": True,
+            "covers": f"{len(cell.variant)} layers",
+            "note": None,
+        },
+    )
+
+
+def seconds_of(cell: Cell) -> float:
+    """The true latency of a synthetic cell."""
+    size = cell.batch * (cell.resolution / 224) ** 2 / cell.threads**0.5
+    return BASE_SECONDS[cell.variant] * SPEEDUP[cell.backend] * float(size)
+
+
+def block(cell: Cell, epoch: int, number: int, samples: tuple[int, ...], **changed: object) -> Block:
+    wall = sum(samples) / 1e9
+    given = {
+        "wall_seconds": wall,
+        "cpu_seconds": wall,
+        "involuntary_switches": 0,
+        "minor_faults": len(samples),
+        "major_faults": 0,
+        **changed,
+    }
+    return Block(cell=cell.key, epoch=epoch, round=number, position=0, samples_ns=samples, **given)  # type: ignore[arg-type]
+
+
+def blocks_of(
+    cells: list[Cell], epochs: int = 4, rounds: int = 5, calls: int = 20, seed: int = 0
+) -> list[Block]:
+    """Blocks with a drift that all cells of a round share, an offset a process and noise a call."""
+    rng = random.Random(seed)
+    offsets = {(cell.key, epoch): rng.gauss(0, 0.01) for cell in cells for epoch in range(epochs)}
+    blocks = []
+    for epoch, number in product(range(epochs), range(rounds)):
+        drift = rng.gauss(0, 0.05)
+        for cell in cells:
+            level = seconds_of(cell) * math.exp(drift + offsets[cell.key, epoch])
+            samples = tuple(round(level * 1e9 * math.exp(abs(rng.gauss(0, 0.02)))) for _ in range(calls))
+            marks = ("steal",) if rng.random() < 0.1 else ()
+            blocks.append(block(cell, epoch, number, samples, disturbed=marks, steal_seconds=0.001))
+    return blocks
+
+
+def finished(
+    status: str = "complete", stopped: str = "precision", precision: float | None = 0.018
+) -> RunFinished:
+    phases = {"prepare": 61.0, "inspect": 20.5, "start": 12.0, "measure": 118.2, "report": 1.1}
+    return RunFinished("2026-01-01T00:04:00+00:00", status, stopped, precision, phases)
+
+
+def entries_of(run: Run) -> list[Entry]:
+    """The journal that a run would have written."""
+    entries: list[Entry] = [run.header, *run.resumed, *run.variants]
+    for record in run.cells.values():
+        entries += [part for part in (record.prepared, record.inspected, record.failure) if part is not None]
+    entries += [*run.epochs, *run.blocks, *run.skipped]
+    return [*entries, run.finished] if run.finished else entries
+
+
+def whole_run(asked: Request | None = None, *, epochs: int = 4, rounds: int = 5, calls: int = 20) -> Run:
+    """A run in which everything went well."""
+    asked = asked or request()
+    run = Run.started(header(asked))
+    cells = cells_of(asked)
+    for variant in dict.fromkeys(cell.variant for cell in cells):
+        for resolution in asked.resolutions:
+            run.add(facts(variant, resolution))
+    for number, cell in enumerate(cells):
+        run.add(prepared(cell, cached=number % 2 == 1))
+        run.add(inspected(cell, agreement=fidelity(cell)))
+    for epoch in range(epochs):
+        run.add(Epoch(epoch, run.header.cells, 3.0))
+    for measured in blocks_of(cells, epochs, rounds, calls):
+        run.add(measured)
+    run.add(finished())
+    return run
+
+
+def failure(cell: Cell, phase: str = "prepare", tail: str = "") -> Failure:
+    return Failure(cell.key, phase, "no C++ compiler | found", tail, "apt-get install g++")

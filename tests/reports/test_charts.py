@@ -1,0 +1,137 @@
+"""Charts are drawn offline, from what was measured, and leave out what they must."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from reports import factory
+
+from mnv3_reports import charts
+from mnv3_reports.rundir import write_run
+from mnv3_reports.summary import Summary
+from mnv3_reports.writer import write_report
+
+
+def texts(svg: str) -> list[str]:
+    return ["".join(node.itertext()) for node in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_latency_shows_every_cell_and_network() -> None:
+    summary = Summary(factory.whole_run())
+    chart = charts.latency_chart(summary, summary.settings[0])
+    assert chart is not None
+    svg = charts.to_svg(chart)
+    shown = texts(svg)
+    assert {"v3-large", "v3-small", "v1", "v2", "eager", "onnxruntime", "onnxruntime-int8"} <= set(shown)
+    for statistics in summary.statistics.values():
+        assert f"{statistics.latency.estimate * 1e3:.3g}" in {text.rstrip("0").rstrip(".") for text in shown}
+    assert 'fill="#ffffff"' in svg  # readable on a dark page
+
+
+def test_an_interval_of_one_epoch_or_a_boundless_one_draws() -> None:
+    for epochs in (1, 2):
+        run = factory.whole_run(epochs=epochs, rounds=1, calls=1)
+        run.blocks[0] = msgspec.structs.replace(run.blocks[0], samples_ns=(10**12,))
+        summary = Summary(run)
+        chart = charts.latency_chart(summary, summary.settings[0])
+        assert chart is not None
+        assert "NaN" not in charts.to_svg(chart)
+
+
+def test_pareto_joins_what_nothing_beats_and_says_what_it_is() -> None:
+    summary = Summary(factory.whole_run())
+    setting = summary.settings[0]
+    chart = charts.pareto_chart(summary, setting)
+    assert chart is not None
+    shown = texts(charts.to_svg(chart))
+    assert "v3-large · onnxruntime" in shown
+    assert any("published for the network, not measured" in text for text in shown)
+    # v1 int8 has no published accuracy here.
+    assert any("Not shown: 1 timed cell;" in text for text in shown)
+    rows = charts._pareto_rows(summary, setting)
+    front = charts._front(rows)
+    names = [row["label"].partition(" ")[0] for row in front]
+    assert names == ["v3-small", "v3-small", "v3-large", "v3-large"]
+    for row in rows:
+        beaten = any(other["ms"] < row["ms"] and other["top1"] > row["top1"] for other in rows)
+        assert not (beaten and row in front)
+
+
+def test_labels_of_crowded_points_do_not_touch() -> None:
+    rows: list[dict[str, Any]] = [
+        {"ms": 5 + 0.05 * i, "top1": 70 + 0.05 * i, "label": f"network-{i} · onnxruntime-int8"}
+        for i in range(9)
+    ]
+    y_domain = [69.0, 72.0]
+    charts._place_labels(rows, [2.0, 20.0], y_domain)
+    heights = sorted(row["label_y"] for row in rows)
+    per_pixel = 3.0 / charts.PARETO_HEIGHT
+    sides = {row["align"] for row in rows}
+    for side in sides:
+        heights = sorted(row["label_y"] for row in rows if row["align"] == side)
+        gaps = [b - a for a, b in pairwise(heights)]
+        assert all(gap >= (charts.LABEL_GAP - 1.001) * per_pixel for gap in gaps)
+
+
+def test_there_is_no_chart_of_nothing() -> None:
+    run = factory.whole_run(epochs=1, rounds=1, calls=1)
+    setting = Summary(run).settings[0]
+    run.variants = []
+    assert charts.pareto_chart(Summary(run), setting) is None
+    run.blocks = []
+    assert charts.latency_chart(Summary(run), setting) is None
+
+
+def test_published_top1_is_of_the_asked_precision_and_resolution() -> None:
+    facts = factory.facts("v3-large")
+    fp32, int8 = (charts.published_top1(facts, precision) for precision in ("fp32", "int8"))
+    assert fp32 is not None
+    assert int8 is not None
+    assert (fp32.top1, int8.top1) == (75.2, 73.8)
+    assert charts.published_top1(factory.facts("v3-large", 192), "fp32") is None
+    assert charts.published_top1(facts, "bf16") is None
+
+
+@pytest.mark.parametrize("threads", [(1,), (1, 2)])
+def test_the_writer_links_the_charts_it_wrote(tmp_path: Path, threads: tuple[int, ...]) -> None:
+    write_run(factory.whole_run(factory.request(threads=threads), epochs=2), tmp_path)
+    written = write_report(tmp_path)
+    names = sorted(path.name for path in written)
+    expected = ["latency.svg", "pareto.svg"]
+    if len(threads) == 2:
+        expected = [f"{kind}-cpu-threads{n}-batch1-224.svg" for kind in ("latency", "pareto") for n in (1, 2)]
+    assert names == sorted([*expected, "report.md"])
+    report = (tmp_path / "report.md").read_text()
+    for name in expected:
+        assert f"](charts/{name})" in report
+        ET.parse(tmp_path / "charts" / name)
+
+
+def test_png_is_a_picture() -> None:
+    summary = Summary(factory.whole_run(epochs=2))
+    chart = charts.latency_chart(summary, summary.settings[0])
+    assert chart is not None
+    assert charts.to_png(chart).startswith(b"\x89PNG")
+
+
+def test_a_child_process_writes_the_report(tmp_path: Path) -> None:
+    write_run(factory.whole_run(epochs=2), tmp_path)
+    command = [sys.executable, "-m", "mnv3_reports.writer"]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert [Path(line).name for line in done.stdout.splitlines()] == [
+        "latency.svg",
+        "pareto.svg",
+        "report.md",
+    ]
+    for arguments, message in (([], "give one run directory"), ([str(tmp_path / "x")], "is no directory")):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert message in done.stderr

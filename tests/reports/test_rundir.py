@@ -1,0 +1,171 @@
+"""A run comes back from disk as it was, from whichever files are left."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import jsonschema  # type: ignore[import-untyped]
+import msgspec
+import pandas as pd
+import pytest
+from reports import factory
+
+from mnv3_reports import flat, journal, schema
+from mnv3_reports.record import Run, Skipped
+from mnv3_reports.rundir import CELLS, RUN, SAMPLES, RunDirectoryError, load_run, write_run
+from mnv3_reports.summary import Summary
+from mnv3_reports.writer import write_report
+
+
+def eventful_run() -> Run:
+    """A run with something of everything."""
+    run = factory.whole_run(epochs=2, rounds=2, calls=3)
+    cell = run.cells[run.header.cells[0]].cell
+    run.add(factory.block(cell, 2, 0, (), mhz=2500.0))
+    run.add(factory.block(cell, 2, 1, (1, 2), disturbed=("steal", "pressure"), mhz=2400.5))
+    run.add(factory.failure(run.cells[run.header.cells[1]].cell, tail="Segmentation fault"))
+    run.add(Skipped("openvino", "not installed", "pip install openvino"))
+    return run
+
+
+def test_a_run_comes_back_from_its_files(tmp_path: Path) -> None:
+    run = eventful_run()
+    written = write_run(run, tmp_path)
+    assert sorted(path.name for path in written) == sorted(path.name for path in tmp_path.iterdir())
+    assert load_run(tmp_path) == run
+
+
+def test_a_run_without_blocks_comes_back(tmp_path: Path) -> None:
+    run = Run.started(factory.header())
+    write_run(run, tmp_path)
+    assert load_run(tmp_path) == run
+
+
+def test_a_run_comes_back_from_its_journal_even_when_older_files_lie_beside_it(tmp_path: Path) -> None:
+    run = factory.whole_run(epochs=2, rounds=2, calls=3)
+    stale = msgspec.structs.replace(run, finished=None, blocks=run.blocks[:3])
+    write_run(stale, tmp_path)
+    with journal.Journal.create(tmp_path / journal.NAME) as lines:
+        for entry in factory.entries_of(run):
+            lines.append(entry)
+    assert load_run(tmp_path) == run
+    write_report(tmp_path, with_charts=False)
+    (tmp_path / journal.NAME).unlink()
+    assert load_run(tmp_path) == run
+
+
+def test_cells_and_samples_are_tables_that_others_read(tmp_path: Path) -> None:
+    run = eventful_run()
+    write_run(run, tmp_path)
+    cells = pd.read_parquet(tmp_path / CELLS)
+    assert list(cells.columns) == [field.name for field in flat.FIELDS]
+    assert list(cells["cell"]) == list(run.cells)
+    first = cells.iloc[0]
+    statistics = Summary(run).statistics[first["cell"]]
+    assert first["latency_median_seconds"] == statistics.latency.estimate
+    assert first["latency_median_low_seconds"] == statistics.latency.low
+    assert cells["status"].tolist().count("failed") == 1
+    assert pd.isna(cells.iloc[1]["latency_median_seconds"])
+    samples = pd.read_parquet(tmp_path / SAMPLES)
+    assert samples["sample_ns"].count() == sum(len(block.samples_ns) for block in run.blocks)
+    medians = samples.groupby(["cell", "epoch", "round"])["sample_ns"].median()
+    block = run.blocks[5]
+    assert medians[block.cell, block.epoch, block.round] == sorted(block.samples_ns)[1]
+
+
+def test_columns_keep_their_types_whatever_is_missing(tmp_path: Path) -> None:
+    write_run(Run.started(factory.header()), tmp_path / "empty")
+    write_run(factory.whole_run(epochs=2), tmp_path / "whole")
+    empty, whole = (pd.read_parquet(tmp_path / name / CELLS) for name in ("empty", "whole"))
+    together = pd.concat([empty.astype(whole.dtypes.where(whole.dtypes == "float64", "object")), whole])
+    assert len(together) == 24
+    import pyarrow.parquet as pq
+
+    assert pq.read_schema(tmp_path / "empty" / CELLS) == pq.read_schema(tmp_path / "whole" / CELLS)
+
+
+def test_run_json_follows_the_published_schema(tmp_path: Path) -> None:
+    write_run(eventful_run(), tmp_path)
+    rules = schema.json_schema()
+    document = json.loads((tmp_path / RUN).read_text())
+    jsonschema.Draft202012Validator.check_schema(rules)
+    jsonschema.Draft202012Validator(rules).validate(document)
+    line_rules = {"$ref": "#/$defs/JournalEntry", "$defs": rules["$defs"]}
+    for entry in factory.entries_of(eventful_run()):
+        jsonschema.Draft202012Validator(line_rules).validate(json.loads(msgspec.json.encode(entry)))
+    del document["header"]["request"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(rules).validate(document)
+
+
+def test_the_published_schema_is_the_generated_one() -> None:
+    published = Path(__file__).parents[2] / "docs" / "record-schema.json"
+    assert published.read_text() == schema.text(), (
+        "write it anew: python -m mnv3_reports.schema > docs/record-schema.json"
+    )
+
+
+def test_other_directories_are_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write_run(factory.whole_run(epochs=1, rounds=1, calls=1), tmp_path / "half")
+    (tmp_path / "half" / SAMPLES).unlink()
+    write_run(factory.whole_run(epochs=1, rounds=1, calls=1), tmp_path / "mixed")
+    other = factory.whole_run(factory.request(variants=("v2",), references=()), epochs=1, rounds=1, calls=1)
+    write_run(other, tmp_path / "other")
+    (tmp_path / "other" / RUN).replace(tmp_path / "mixed" / RUN)
+    write_run(other, tmp_path / "foreign")
+    (tmp_path / "foreign" / RUN).write_text('{"name": "package"}')
+    write_run(other, tmp_path / "newer")
+    (tmp_path / "newer" / RUN).write_text('{"header": {"schema": 2}}')
+    write_run(other, tmp_path / "damaged")
+    (tmp_path / "damaged" / SAMPLES).write_bytes(b"PAR1 not really PAR1")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / journal.NAME).write_bytes(b'{"type":"star')
+    expected = {
+        "absent": "is no directory",
+        "empty": "is no run directory: it has neither journal.jsonl nor run.json",
+        "half": "copy the whole run directory",
+        "mixed": "mixes two runs",
+        "foreign": "is not the record of a run",
+        "newer": "schema 2, this mnv3-bench reads schema 1",
+        "damaged": "does not hold samples",
+        "torn": "nothing was recorded",
+    }
+    for name, message in expected.items():
+        with pytest.raises(RunDirectoryError, match=message) as caught:
+            load_run(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_written_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = factory.whole_run(epochs=1, rounds=1, calls=1)
+    write_run(run, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(RunDirectoryError, match=r"run\.json': No space left on device"):
+        write_run(factory.whole_run(epochs=2), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_place_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirectoryError, match="cannot write"):
+        write_run(factory.whole_run(epochs=1, rounds=1, calls=1), tmp_path / "file" / "run")
+
+
+def test_loading_and_reporting_a_full_run_is_quick(tmp_path: Path) -> None:
+    run = factory.whole_run(factory.request(backends=tuple(factory.SPEEDUP)), epochs=4, rounds=8, calls=40)
+    write_run(run, tmp_path)
+    write_report(tmp_path, with_charts=False)  # imports are paid here
+    begin = time.process_time()
+    write_report(tmp_path, with_charts=False)
+    assert time.process_time() - begin < 2.0  # 36 cells, 46,080 calls: about 0.4 s
+    assert (tmp_path / SAMPLES).stat().st_size < 46_080 * 8
