@@ -131,19 +131,19 @@ def _fvcore(
     model: nn.Module, image: torch.Tensor
 ) -> tuple[Counter[str], dict[str, int], int, dict[str, int]]:
     """Operations by operator, MACs by module, activations, and calls of operators without a handle."""
-    from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
-    from fvcore.nn.jit_handles import get_shape
-
-    def output_elements(_: list[Any], outputs: list[Any]) -> int:
-        return math.prod(get_shape(outputs[0]))
-
-    flops, activations = FlopCountAnalysis(model, image), ActivationCountAnalysis(model, image)
-    flops.set_op_handle(**{f"aten::{operator}": output_elements for operator in _KIND_OF})
-    flops.set_op_handle(**{f"aten::{operator}": None for operator in _FREE})
-    for analysis in (flops, activations):  # its log repeats what is reported here
-        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside torch's tracer
+        warnings.simplefilter("ignore")  # deprecations, of fvcore's import and of torch's tracer
+        from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
+        from fvcore.nn.jit_handles import get_shape
+
+        def output_elements(_: list[Any], outputs: list[Any]) -> int:
+            return math.prod(get_shape(outputs[0]))
+
+        flops, activations = FlopCountAnalysis(model, image), ActivationCountAnalysis(model, image)
+        flops.set_op_handle(**{f"aten::{operator}": output_elements for operator in _KIND_OF})
+        flops.set_op_handle(**{f"aten::{operator}": None for operator in _FREE})
+        for analysis in (flops, activations):  # its log repeats what is reported here
+            analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         by_operator = Counter({name: int(n) for name, n in flops.by_operator().items()})
         macs_by_module = {
             name: sum(int(operators[op]) for op in _MAC_OPERATORS)

@@ -96,7 +96,7 @@ def software() -> Software:
     packages = versions(*PACKAGES)
     environment = {
         # Thread pools get the cell's own number of threads.
-        name: "the cell's threads" if name.endswith("NUM_THREADS") else value
+        name: "the cell's threads" if name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") else value
         for name, value in worker_environment(1).items()
     }
     shaping = (platform.python_version(), sorted(packages.items()), sorted(environment.items()))

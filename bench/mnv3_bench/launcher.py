@@ -65,9 +65,10 @@ class WorkerError(Exception):
 
 def worker_environment(threads: int, allocator: str = "keep") -> dict[str, str]:
     """Variables set for every worker of a cell with this many threads."""
-    pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return {
-        **dict.fromkeys(pools, str(threads)),
+        **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)),
+        # numpy's own pool; nothing measured uses it, and it would start threads at import.
+        "OPENBLAS_NUM_THREADS": "1",
         **(ALLOCATOR if allocator == "keep" else {}),
         "PYTHONHASHSEED": "0",
         "TOKENIZERS_PARALLELISM": "false",

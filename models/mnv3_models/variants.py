@@ -1,0 +1,112 @@
+"""Names of networks: `[family][-form][@width]`, such as 'v1', 'v3-large', 'small@0.75'."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+
+MIN_WIDTH, MAX_WIDTH = 0.01, 10.0
+
+_TITLES = {
+    "v1": "MobileNetV1",
+    "v2": "MobileNetV2",
+    "v3-large": "MobileNetV3-Large",
+    "v3-small": "MobileNetV3-Small",
+    "v3-large-minimal": "MobileNetV3-Large minimalistic",
+    "v3-small-minimal": "MobileNetV3-Small minimalistic",
+}
+_ALIASES = {
+    name.removeprefix("v3-"): name for name in _TITLES if name.startswith("v3-")
+}  # 'large', 'small', 'large-minimal', 'small-minimal'
+
+
+class UnknownVariantError(ValueError):
+    """No network has this name. The message offers the nearest ones."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One network: an architecture at a width."""
+
+    family: str
+    """v1, v2 or v3."""
+    form: str
+    """'' for V1 and V2; large, small, large-minimal or small-minimal for V3."""
+    width: float = 1.0
+    input_size: int = 224
+    """Pixels along each side of the images the published figures are for."""
+
+    @property
+    def base(self) -> str:
+        """The name without the width."""
+        return f"{self.family}-{self.form}" if self.form else self.family
+
+    @property
+    def name(self) -> str:
+        """The canonical name: aliases expanded, '@1.0' left out."""
+        return self.base if self.width == 1.0 else f"{self.base}@{_format_width(self.width)}"
+
+    @property
+    def title(self) -> str:
+        """The name a reader knows, such as 'MobileNetV3-Large 0.75x'."""
+        title = _TITLES[self.base]
+        return title if self.width == 1.0 else f"{title} {_format_width(self.width)}x"
+
+
+def list_variants() -> tuple[str, ...]:
+    """Canonical names at width 1.0; each takes '@width'."""
+    return tuple(_TITLES)
+
+
+def parse_variant(name: str, width: float | None = None) -> Variant:
+    """Read a variant's name.
+
+    Args:
+        name: `[family][-form][@width]`; capitals do not matter.
+        width: width multiplier, for callers that hold it apart from the name.
+
+    Raises:
+        UnknownVariantError: no variant has this name.
+        ValueError: a width is no number or out of range, or `width` contradicts the name's.
+    """
+    base, at, suffix = name.strip().lower().partition("@")
+    base = _ALIASES.get(base, base)
+    if base not in _TITLES:
+        raise UnknownVariantError(_unknown(name, base, at + suffix))
+    family, _, form = base.partition("-")
+    written = _parse_width(name, suffix) if at else None
+    if width is not None:
+        _check_width(f"width {width}", width)
+        if written not in (None, width):
+            raise ValueError(f"'{name}' and width={width} contradict each other; give the width once")
+    chosen = written if width is None else width
+    return Variant(family, form, 1.0 if chosen is None else float(chosen))
+
+
+def _parse_width(name: str, text: str) -> float:
+    # Not every text float() takes: 'nan', 'inf' and '1_0' are no widths anybody means.
+    if re.fullmatch(r"-?(\d+\.?\d*|\.\d+)", text) is None:
+        raise ValueError(f"the width in '{name}' is no number; write it as in 'v3-large@0.75'")
+    _check_width(f"the width in '{name}'", float(text))
+    return float(text)
+
+
+def _check_width(what: str, width: float) -> None:
+    if not MIN_WIDTH <= width <= MAX_WIDTH:  # also refuses nan
+        raise ValueError(f"{what} is out of range; expected {MIN_WIDTH} to {MAX_WIDTH:g}, such as 0.75")
+
+
+def _format_width(width: float) -> str:
+    return repr(width).removesuffix(".0")
+
+
+def _unknown(name: str, base: str, width: str) -> str:
+    plain = base.replace("_", "-").replace("mobilenet-", "").replace("mobilenet", "")
+    known = [*_TITLES, *_ALIASES]
+    near = [n for n in _TITLES if plain and n.startswith(plain)]
+    near = near or difflib.get_close_matches(plain, known, n=3, cutoff=0.5)
+    near = list(dict.fromkeys(_ALIASES.get(n, n) + width for n in near))
+    if near:
+        return f"unknown variant '{name}'; did you mean {' or '.join(near)}?"
+    return f"unknown variant '{name}'; known are {', '.join(_TITLES)}, each also with a width as in 'v2@0.5'"
