@@ -16,7 +16,7 @@ from mnv3_bench.backends import get_backend
 from mnv3_bench.cache import Building, Manifest, Store, digest, file_digest, source_digest, versions
 from mnv3_bench.environment import machine
 from mnv3_bench.launcher import Launcher, Worker, WorkerError, expect, side_by_side
-from mnv3_bench.prepare_worker import FACTS_FILE, IMAGES_FILE, LOGITS_FILE, WEIGHTS_FILE
+from mnv3_bench.prepare_worker import FACTS_FILE, IMAGES_FILE, LOGITS_FILE, WEIGHTS_FILE, about_weights
 from mnv3_bench.protocol import Close, Done, Images, Message, Prepare, Purpose, Reference, Reply, Weights
 from mnv3_reports.record import Cell, Entry, Failure, Prepared, Request, VariantFacts
 
@@ -193,7 +193,7 @@ class Preparer:
                     cached=was_there,
                     artifact_bytes=entry.total_bytes,
                     files=entry.files,
-                    facts=entry.facts,
+                    facts={"precision": get_backend(cell.backend).info.precision, **entry.facts},
                 )
             )
 
@@ -276,7 +276,9 @@ class Preparer:
         file = self.request.weights.get(variant)
         if file is None:
             return f"seeded {self.request.seed}, calibrated"
-        return f"{Path(file).name} (sha256 {file_digest(file)[:12]})"
+        about = about_weights(self._weights[variant])
+        note = f"; {about.note}" if about.note else ""
+        return f"{Path(file).name} (sha256 {file_digest(file)[:12]}, {about.layout} layout{note})"
 
     def _artifact_key(self, cell: Cell) -> dict[str, Any]:
         backend = get_backend(cell.backend)

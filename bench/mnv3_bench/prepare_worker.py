@@ -7,16 +7,36 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from mnv3_bench.inputs import batches, images
 from mnv3_bench.protocol import Done, Images, Prepare, Reference, Weights
 
+if TYPE_CHECKING:
+    from torch import nn
+
 WEIGHTS_FILE = "model.safetensors"
+ABOUT_WEIGHTS_FILE = "weights.json"
 LOGITS_FILE = "logits.npy"
 FACTS_FILE = "variant.json"
 IMAGES_FILE = "images.npy"
+
+
+class AboutWeights(msgspec.Struct, frozen=True):
+    """What a state dict does not hold."""
+
+    bn_eps: float | None = None
+    layout: str | None = None
+    """Of the file they came from; None when they are seeded."""
+    note: str | None = None
+
+
+def about_weights(weights: Path) -> AboutWeights:
+    """What is known of prepared weights, from the file beside them."""
+    return msgspec.json.decode(weights.with_name(ABOUT_WEIGHTS_FILE).read_bytes(), type=AboutWeights)
 
 
 def carry_out(order: Images | Weights | Reference | Prepare) -> Done:
@@ -53,15 +73,18 @@ def _make_weights(order: Weights) -> None:
 
     model = build(order.variant, num_classes=order.num_classes)
     if order.file is not None:
-        load_weights(model, order.file)
+        loaded = load_weights(model, order.file)
+        about = AboutWeights(bn_eps=loaded.bn_eps, layout=loaded.layout, note=loaded.note)
     else:
         seed_weights(model, order.seed)
         calibrate(model, np.load(order.images))
-    save_model(model.eval(), str(Path(order.directory) / WEIGHTS_FILE))
+        about = AboutWeights()
+    directory = Path(order.directory)
+    save_model(model.eval(), str(directory / WEIGHTS_FILE))
+    (directory / ABOUT_WEIGHTS_FILE).write_bytes(msgspec.json.encode(about))
 
 
 def _make_reference(order: Reference) -> None:
-    import msgspec
     import torch
 
     from mnv3_bench.complexity import count
@@ -121,12 +144,12 @@ def _make_artifact(order: Prepare) -> Done:
     return Done(time.perf_counter() - start, facts)
 
 
-def load_prepared(variant: str, num_classes: int, weights: str):  # type: ignore[no-untyped-def]
+def load_prepared(variant: str, num_classes: int, weights: str) -> nn.Module:
     """Build a variant in eval mode with prepared weights."""
     from safetensors.torch import load_model
 
     from mnv3_models import build
 
-    model = build(variant, num_classes=num_classes)
+    model: nn.Module = build(variant, num_classes=num_classes, bn_eps=about_weights(Path(weights)).bn_eps)
     load_model(model, weights)
     return model.eval()
