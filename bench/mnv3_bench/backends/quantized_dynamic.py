@@ -1,0 +1,102 @@
+"""PyTorch's dynamic quantization: int8 weights for the linear layers."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from mnv3_bench.backends import _torch
+from mnv3_bench.backends._artifact import About
+from mnv3_bench.backends.base import Backend, BackendError, BackendInfo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from mnv3_bench.backends.base import Facts, Preparation
+
+STATE = "quantized.pt"
+
+
+class QuantizedDynamic(Backend):
+    """`torch.ao.quantization.quantize_dynamic`: linear layers only, whatever types are asked for.
+
+    The default mapping has no dynamic convolution, so asking for Conv2d changes nothing. V3-Large's two linear layers
+    hold 46 % of its weights and 1 % of its MACs: expect a smaller file, not a faster network. The x86 engine is the
+    one PyTorch recommends on x86-64 (docs.pytorch.org/docs/stable/quantization-support.html, `torch.backends.quantized`).
+    torch.ao.quantization is deprecated in favour of torchao, whose int8 dynamic quantization of linear layers was not
+    faster here.
+    """
+
+    info = BackendInfo(
+        name="quantized-dynamic",
+        summary="PyTorch dynamic int8: linear layers only",
+        runtime_modules=("torch",),
+        distributions=("torch",),
+        precision="int8 linear, fp32 rest",
+        floor_snr_db=20.0,
+        forkable=True,
+    )
+
+    def prepare(self, preparation: Preparation) -> Facts:
+        """Quantize the linear layers' weights and store the network's state."""
+        import torch
+
+        quantized = _quantize(preparation.model)
+        torch.save(quantized.state_dict(), preparation.directory / STATE)
+        facts = _coverage(quantized)
+        About.of(preparation, facts).write(preparation.directory)
+        return facts
+
+    def load(self, directory: Path, threads: int, device: str) -> _torch.TorchSession:
+        """Build the network, replace its linear layers, and fill both from the stored state."""
+        import torch
+
+        from mnv3_models import build
+
+        place = _torch.torch_device(device)
+        torch.set_num_threads(threads)
+        about = About.read(directory)
+        model = _quantize(build(about.variant, num_classes=about.num_classes, bn_eps=about.bn_eps).eval())
+        try:
+            # Nothing in the file is executed: quantized tensors are among the types that are only data.
+            model.load_state_dict(torch.load(directory / STATE, weights_only=True))
+        except (OSError, RuntimeError) as error:
+            raise BackendError(
+                f"the artifact's {STATE} cannot be loaded ({_line(error)}); prepare it again with --cold"
+            ) from error
+        model.requires_grad_(False)
+        return _torch.TorchSession(
+            model, about, place, lambda: {**_torch.module_facts(model), "engine": torch.backends.quantized.engine}
+        )
+
+
+def _quantize(model: nn.Module) -> nn.Module:
+    import torch
+    from torch import nn
+
+    engine = "x86" if "x86" in torch.backends.quantized.supported_engines else "qnnpack"
+    torch.backends.quantized.engine = engine
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.ao.quantization is deprecated", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=".*TypedStorage is deprecated", category=UserWarning)
+        quantize: Any = torch.ao.quantization.quantize_dynamic
+        quantized: nn.Module = quantize(model, {nn.Linear}, dtype=torch.qint8)
+    return quantized
+
+
+def _coverage(model: nn.Module) -> Facts:
+    import torch
+    from torch import nn
+
+    kind = torch.ao.nn.quantized.dynamic.Linear
+    return {
+        "int8 layers": sum(isinstance(module, kind) for module in model.modules()),
+        "fp32 convolutions": sum(isinstance(module, nn.Conv2d) for module in model.modules()),
+        "covers": "linear layers only; convolutions stay fp32",
+    }
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
