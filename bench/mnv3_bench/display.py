@@ -33,23 +33,35 @@ class Display:
         self.phase = ""
         self.total = 0
         self.done = 0
+        self.work = 0.0
+        self.work_done = 0.0
         self.phase_start = time.monotonic()
         self._last_line = 0.0
 
-    def begin(self, phase: str, total: int) -> None:
-        """A phase with this many steps begins."""
+    def _reset(self, phase: str, total: int, work: float | None) -> None:
         self.phase, self.total, self.done = phase, total, 0
+        self.work, self.work_done = float(total) if work is None else work, 0.0
         self.phase_start = self._last_line = time.monotonic()
+
+    def _count(self, work: float) -> None:
+        self.done += 1
+        self.work_done += work
+
+    def _time_left(self) -> str:
+        if not 0 < self.work_done < self.work:
+            return ""
+        elapsed = time.monotonic() - self.phase_start
+        return f", about {clock_text(elapsed / self.work_done * (self.work - self.work_done))} left"
+
+    def begin(self, phase: str, total: int, work: float | None = None) -> None:
+        """A phase with this many steps begins; `work` is their sum where steps differ in length."""
+        self._reset(phase, total, work)
         self.say(f"{phase}: {total} to do" if total else f"{phase}: nothing to do, all from the cache")
 
-    def step(self, text: str) -> None:
+    def step(self, text: str, work: float = 1.0) -> None:
         """One step is done."""
-        self.done += 1
-        left = ""
-        if 0 < self.done < self.total:
-            elapsed = time.monotonic() - self.phase_start
-            left = f", about {clock_text(elapsed / self.done * (self.total - self.done))} left"
-        self.say(f"{self.phase} {self.done} of {max(self.total, self.done)}{left}: {text}")
+        self._count(work)
+        self.say(f"{self.phase} {self.done} of {max(self.total, self.done)}{self._time_left()}: {text}")
 
     def block(self, block: Block, left: float) -> None:
         """A block was measured; `left` seconds of the budget remain."""
@@ -89,16 +101,15 @@ class LiveDisplay(Display):
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
         self.live.start()
 
-    def begin(self, phase: str, total: int) -> None:
+    def begin(self, phase: str, total: int, work: float | None = None) -> None:
         """A phase begins."""
-        self.phase, self.total, self.done = phase, total, 0
-        self.phase_start = time.monotonic()
+        self._reset(phase, total, work)
         self.left = None
         self._draw(force=True)
 
-    def step(self, text: str) -> None:
+    def step(self, text: str, work: float = 1.0) -> None:
         """One step is done."""
-        self.done += 1
+        self._count(work)
         key = text.split(": ", 1)[0]
         if key in self.cells:
             self.state[key] = text.split(": ", 1)[1]
@@ -134,12 +145,7 @@ class LiveDisplay(Display):
         from rich.table import Table
 
         elapsed = time.monotonic() - self.phase_start
-        if self.left is not None:
-            left = f", at most {clock_text(self.left)} left"
-        elif 0 < self.done < self.total:
-            left = f", about {clock_text(elapsed / self.done * (self.total - self.done))} left"
-        else:
-            left = ""
+        left = f", at most {clock_text(self.left)} left" if self.left is not None else self._time_left()
         count = f" {self.done} of {self.total}" if self.total and self.left is None else ""
         table = Table(
             title=f"{self.phase}{count}, {clock_text(elapsed)}{left}",

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 WEIGHTS_RESOLUTION = 224
 """Seeded weights are calibrated at the published resolution, whatever resolution is measured."""
 
+SHORT_BUILD, INDUCTOR_BUILD = 8.0, 60.0
+"""Seconds a preparation takes, roughly, starting a process included: for the time left in the progress display."""
+
 Conversation = Generator[tuple[Worker, Message, float], Reply, Any]
 
 
@@ -52,7 +55,7 @@ class Preparer:
         launcher: Launcher,
         limits: Limits,
         record: Callable[[Entry], None],
-        tell: Callable[[str], None],
+        tell: Callable[[str, float], None],
     ) -> None:
         self.request = request
         self.cells = cells
@@ -66,16 +69,16 @@ class Preparer:
         self._waiting: list[Callable[[], Conversation]] = []
         self._names = 0
 
-    def missing(self) -> int:
-        """Entries that are not in the store and will have to be built."""
-        keys = [self._images_key(*which) for which in self._wanted_images()]
+    def missing(self) -> dict[str, float]:
+        """Entries that are not in the store and will have to be built, and about how long each takes."""
+        wanted = [(self._images_key(*which), 1.0) for which in self._wanted_images()]
         for cell in self.cells:
-            keys += [
-                self._weights_key(cell.variant),
-                self._reference_key(cell.variant, cell.resolution),
-                self._artifact_key(cell),
+            wanted += [
+                (self._weights_key(cell.variant), SHORT_BUILD),
+                (self._reference_key(cell.variant, cell.resolution), SHORT_BUILD),
+                (self._artifact_key(cell), _expected_seconds(cell)),
             ]
-        return sum(self.store.find(key) is None for key in {digest(key): key for key in keys}.values())
+        return {digest(key): seconds for key, seconds in wanted if self.store.find(key) is None}
 
     def run(self, width: int, tick: Callable[[], None] | None = None) -> Artifacts:
         """Prepare everything; a cell that cannot be prepared becomes a recorded failure."""
@@ -177,6 +180,7 @@ class Preparer:
                     device=cell.device,
                     directory=str(directory),
                 ),
+                _expected_seconds(cell),
             )
         except WorkerError as error:
             self._fail(group, error)
@@ -198,7 +202,7 @@ class Preparer:
             )
 
     def _build(
-        self, key: dict[str, Any], title: str, order: Callable[[Path], Message]
+        self, key: dict[str, Any], title: str, order: Callable[[Path], Message], work: float = SHORT_BUILD
     ) -> Generator[tuple[Worker, Message, float], Reply, Manifest]:
         """Find an entry, or have a worker of its own build it."""
         found = self.store.find(key)
@@ -222,7 +226,7 @@ class Preparer:
                 )
             except OSError as error:
                 raise WorkerError(f"the artifact cannot be stored: {error}") from None
-        self.tell(f"{title}: built in {time.perf_counter() - start:.1f} s")
+        self.tell(f"{title}: built in {time.perf_counter() - start:.1f} s", work)
         return manifest
 
     def _begin(self, key: dict[str, Any]) -> Building:
@@ -236,7 +240,7 @@ class Preparer:
 
     def _fail(self, cells: list[Cell], error: WorkerError) -> None:
         for cell in cells:
-            self.tell(f"{cell.key}: cannot be prepared: {error.reason}")
+            self.tell(f"{cell.key}: cannot be prepared: {error.reason}", _expected_seconds(cell))
             self.record(Failure(cell.key, "prepare", error.reason, error.tail, error.install))
 
     def _images_key(self, purpose: Purpose, resolution: int) -> dict[str, Any]:
@@ -306,5 +310,10 @@ class Preparer:
             lambda directory: Images(
                 seed=self.request.seed, purpose=purpose, resolution=resolution, directory=str(directory)
             ),
+            work=1.0,
         )
         self.artifacts.images[purpose, resolution] = self.store.path(entry.key) / IMAGES_FILE
+
+
+def _expected_seconds(cell: Cell) -> float:
+    return INDUCTOR_BUILD if get_backend(cell.backend).info.needs_compiler else SHORT_BUILD

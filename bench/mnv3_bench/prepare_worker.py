@@ -66,10 +66,10 @@ def _make_images(order: Images) -> Done:
 
 
 def _make_weights(order: Weights) -> None:
-    from mnv3_models.calibration import calibrate, seed_weights
     from safetensors.torch import save_model
 
     from mnv3_models import build, load_weights
+    from mnv3_models.calibration import calibrate, seed_weights
 
     model = build(order.variant, num_classes=order.num_classes)
     if order.file is not None:

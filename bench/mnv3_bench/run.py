@@ -197,7 +197,8 @@ def prepare(session: Session) -> Artifacts:
         session.display.step,
     )
     with session.phase("prepare"):
-        session.display.begin("prepare", preparer.missing())
+        missing = preparer.missing()
+        session.display.begin("prepare", len(missing), sum(missing.values()))
         # A preparation of torch.compile needs up to about 2 GB.
         width = max(1, min(usable_cpus(), int(usable_memory() * MEMORY_SHARE // (2 << 30))))
         return preparer.run(width, session.display.tick)

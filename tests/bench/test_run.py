@@ -218,3 +218,35 @@ def test_a_cache_that_cannot_be_written_fails_the_cells_and_says_what_to_set(
     assert "MNV3_BENCH_CACHE" in done.stderr
     assert "Traceback" not in done.stderr
     assert os.listdir(tmp_path / "out")  # noqa: PTH208
+
+
+def test_real_weights_are_used_and_a_foreign_file_fails_only_its_own_network(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    import torch
+
+    from mnv3_models import build
+
+    model = build("small@0.35")
+    torch.save(model.state_dict(), tmp_path / "good.pth")
+    (tmp_path / "foreign.pth").write_bytes(b"no checkpoint at all")
+    done = bench(
+        *("--variants", "small@0.35,small@0.5", "--references", "none", "--resolutions", "64"),
+        *("--backends", "eager", "--quick", "--time-budget", "3s", "--output", "out"),
+        *("--weights", "small@0.35=good.pth,small@0.5=foreign.pth"),
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 5, done.stderr
+    run = load(tmp_path / "out")
+    good, bad = run.cells.values()
+    assert bad.failure is not None
+    assert bad.failure.phase == "prepare"
+    assert "foreign.pth" in bad.failure.reason
+    assert good.failure is None
+    assert good.inspected is not None
+    assert good.inspected.fidelity is not None
+    assert good.inspected.fidelity.snr_db > 100
+    (facts,) = run.variants
+    assert facts.weights.startswith("good.pth (sha256 ")
+    assert "torchvision layout" in facts.weights
