@@ -27,3 +27,9 @@ class IncomparableError(UsageError):
     """Figures that may not be put together, such as those of two machines."""
 
     exit_code = ExitCode.INCOMPARABLE
+
+
+class RunStoppedError(UsageError):
+    """A run had to stop: what it was given ran out, such as the disk. What was measured is kept."""
+
+    exit_code = ExitCode.CELLS_FAILED

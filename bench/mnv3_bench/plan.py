@@ -177,6 +177,11 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
+def sees_gpu() -> bool:
+    """Whether a GPU driver is there (NVIDIA, or AMD under PyTorch's CUDA interface); no runtime is imported."""
+    return any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
+
+
 def _names(given: str | Sequence[str] | None, default: str) -> list[str]:
     text = default if given is None else given
     parts = text.split(",") if isinstance(text, str) else [str(part) for part in text]
@@ -199,6 +204,8 @@ def _backends(names: list[str], device: str) -> tuple[tuple[str, ...], tuple[Ski
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise UsageError(f"--device {device} is not known; type cpu, cuda or cuda:N")
     kind = device.split(":")[0]
+    if kind == "cuda" and not sees_gpu():
+        raise UsageError(f"--device {device}: this machine shows no GPU; type --device cpu")
     known = backend_names()
     if not names:
         raise UsageError(

@@ -21,7 +21,7 @@ from mnv3_bench.coldstart import ColdStarts
 from mnv3_bench.conductor import Conductor, Contender, Outcome, Policy
 from mnv3_bench.display import Display, make_display
 from mnv3_bench.environment import machine, software, usable_cpus, usable_memory
-from mnv3_bench.errors import ExitCode, IncomparableError, UsageError
+from mnv3_bench.errors import ExitCode, IncomparableError, RunStoppedError, UsageError
 from mnv3_bench.launcher import CAN_FORK, Launcher
 from mnv3_bench.prepare import Artifacts, Preparer
 from mnv3_bench.stage import WorkerStage
@@ -85,6 +85,7 @@ def execute(session: Session) -> ExitCode:
 
     Raises:
         UsageError: the run to resume cannot be resumed here.
+        RunStoppedError: nothing can be recorded any more.
     """
     interrupted = False
     with _terminations_interrupt():
@@ -95,6 +96,8 @@ def execute(session: Session) -> ExitCode:
         except KeyboardInterrupt:
             interrupted = True
             outcome = Outcome("interrupted", None, 0.0, 0.0)
+        except JournalError as error:
+            raise RunStoppedError(f"{error}; then go on: mnv3-bench --resume {session.directory}") from error
         finally:
             session.launcher.kill_all()
             session.display.end()
@@ -264,6 +267,8 @@ def finish(session: Session, outcome: Outcome, interrupted: bool) -> ExitCode:
                 phase_seconds={name: round(value, 3) for name, value in session.phase_seconds.items()},
             )
         )
+    except JournalError as error:
+        raise RunStoppedError(f"{error}; then go on: mnv3-bench --resume {session.directory}") from error
     finally:
         session.journal.close()
     if not interrupted:

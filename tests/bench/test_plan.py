@@ -76,10 +76,6 @@ def test_a_reference_that_is_asked_for_is_measured_once() -> None:
         (Asked(seed=-1), r"--seed -1 is negative"),
         (Asked(num_classes=1), r"--num-classes 1 is too few"),
         (Asked(device="tpu"), r"--device tpu is not known; type cpu, cuda or cuda:N"),
-        (
-            Asked(backends="quantized-static", device="cuda"),
-            r"quantized-static does not run on cuda; these do: eager",
-        ),
         (Asked(weights="nowhere.pth"), r"--weights nowhere.pth: several networks are measured"),
         (Asked(variants="small", references="none", weights="no.pth"), r"--weights: there is no file no.pth"),
         (Asked(variants="small", weights="large=x.pth"), r"--weights: v3-large is not measured in this run"),
@@ -89,6 +85,18 @@ def test_bad_input_is_one_line_that_says_what_to_type(asked: Asked, message: str
     with pytest.raises(UsageError, match=message) as caught:
         make_plan(asked)
     assert "\n" not in str(caught.value)
+
+
+def test_cuda_needs_a_gpu_and_a_backend_that_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mnv3_bench.plan.sees_gpu", lambda: False)
+    with pytest.raises(UsageError, match=r"--device cuda: this machine shows no GPU; type --device cpu"):
+        make_plan(Asked(backends="eager", device="cuda"))
+    monkeypatch.setattr("mnv3_bench.plan.sees_gpu", lambda: True)
+    with pytest.raises(UsageError, match=r"quantized-static does not run on cuda; these do: eager"):
+        make_plan(Asked(backends="quantized-static", device="cuda"))
+    plan = make_plan(Asked(variants="small", references="none", device="cuda:1"))
+    assert plan.request.backends == ("eager", "torchscript", "compile", "onnxruntime")
+    assert {cell.device for cell in plan.cells} == {"cuda:1"}
 
 
 def test_more_threads_than_cpus_is_a_note_and_no_error() -> None:

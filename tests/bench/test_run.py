@@ -250,3 +250,64 @@ def test_real_weights_are_used_and_a_foreign_file_fails_only_its_own_network(
     (facts,) = run.variants
     assert facts.weights.startswith("good.pth (sha256 ")
     assert "torchvision layout" in facts.weights
+
+
+def test_without_a_compiler_only_the_cells_that_need_one_fail(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    environment.pop("CXX", None)
+    environment["PATH"] = str(tmp_path)
+    done = bench(
+        *SMALL,
+        *(
+            "--backends",
+            "eager,compile,quantized-static",
+            "--quick",
+            "--time-budget",
+            "2s",
+            "--output",
+            "out",
+        ),
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 5, done.stderr
+    run = load(tmp_path / "out")
+    records = {record.cell.backend: record for record in run.cells.values()}
+    assert records["eager"].failure is None
+    for name in ("compile", "quantized-static"):
+        failure = records[name].failure
+        assert failure is not None
+        assert (failure.phase, failure.install) == ("prepare", "apt-get install g++")
+    assert "apt-get install g++" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_disk_that_fills_up_stops_the_run_with_a_line_and_keeps_what_was_measured(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    asked = [*SMALL, "--backends", "eager", "--quick", "--time-budget", "2s", "--output"]
+    assert bench(*asked, "first", env=environment, cwd=tmp_path).returncode == 0
+    full = (tmp_path / "first" / "journal.jsonl").stat().st_size
+    program = (
+        "import resource, sys\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({full - 1500}, {full - 1500}))\n"
+        "from mnv3_bench.cli import invoke\n"
+        f"sys.exit(invoke({[*asked, 'second']!r}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 5, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("mnv3-bench: ")
+    assert "--resume second" in done.stderr
+    run = load(tmp_path / "second")
+    assert run.blocks
+    again = bench("--resume", "second", env=environment, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert len(load(tmp_path / "second").blocks) > len(run.blocks)

@@ -48,8 +48,17 @@ class Well(Eager):
 
 
 class _CrashingSession(Spoiled):
+    """Lives through inspection, where its facts are asked for, and not through an epoch, where they are not."""
+
+    inspected = False
+
+    def facts(self) -> Facts:
+        self.inspected = True
+        facts: Facts = self.session.facts()
+        return facts
+
     def spoil(self, output: Any) -> Any:
-        if self.calls > 400:
+        if self.calls > 70 and not self.inspected:
             os.kill(os.getpid(), signal.SIGSEGV)
         return output
 
