@@ -110,7 +110,9 @@ class ColdStarts:
             )
         )
         wrong = wrong_numbers(checked, info.floor_snr_db)
-        if wrong is not None:
+        if wrong is None:
+            self.tell(f"{cell.key}: loads in {loaded.seconds:.2f} s")
+        else:
             self.tell(f"{cell.key}: {wrong}")
             self.record(Failure(cell.key, "fidelity", wrong))
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 REDRAW_SECONDS = 0.5
 LINE_SECONDS = 10.0
+STATE_WIDTH = 18
 
 
 def clock_text(seconds: float) -> str:
@@ -110,9 +111,10 @@ class LiveDisplay(Display):
     def step(self, text: str, work: float = 1.0) -> None:
         """One step is done."""
         self._count(work)
-        key = text.split(": ", 1)[0]
-        if key in self.cells:
-            self.state[key] = text.split(": ", 1)[1]
+        subject, _, what = text.partition(": ")
+        for key in self.keys:
+            if key == subject or key.partition("?")[0] == subject:
+                self.state[key] = what if len(what) <= STATE_WIDTH else what[: STATE_WIDTH - 1] + "…"
         self.where = text
         self._draw(force=True)
 
@@ -159,7 +161,7 @@ class LiveDisplay(Display):
         if len(settings) > 1:
             table.add_column("setting")
         for variant in variants:
-            table.add_column(f"{variant} [ms]", justify="right")
+            table.add_column(f"{variant}, ms", justify="right")
         rows: dict[tuple[str, str], dict[str, str]] = {}
         for key, cell in self.cells.items():
             medians = self.medians.get(key)

@@ -304,14 +304,20 @@ class Preparer:
         }
 
     def _images(self, purpose: Purpose, resolution: int) -> Conversation:
-        entry = yield from self._build(
-            self._images_key(purpose, resolution),
-            f"images for {purpose} at {resolution}",
-            lambda directory: Images(
-                seed=self.request.seed, purpose=purpose, resolution=resolution, directory=str(directory)
-            ),
-            work=1.0,
-        )
+        try:
+            entry = yield from self._build(
+                self._images_key(purpose, resolution),
+                f"images for {purpose} at {resolution}",
+                lambda directory: Images(
+                    seed=self.request.seed, purpose=purpose, resolution=resolution, directory=str(directory)
+                ),
+                work=1.0,
+            )
+        except WorkerError as error:
+            hit = [cell for cell in self.cells if purpose == "weights" or cell.resolution == resolution]
+            self._fail(hit, error)
+            self.cells = tuple(cell for cell in self.cells if cell not in hit)
+            return
         self.artifacts.images[purpose, resolution] = self.store.path(entry.key) / IMAGES_FILE
 
 
