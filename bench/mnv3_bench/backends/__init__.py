@@ -62,7 +62,9 @@ def missing(info: BackendInfo) -> tuple[str, str] | None:
     Returns:
         The reason and the command that mends it, or None when everything is installed.
     """
-    tops = dict.fromkeys(module.partition(".")[0] for module in (*info.runtime_modules, *info.prepare_modules))
+    tops = dict.fromkeys(
+        module.partition(".")[0] for module in (*info.runtime_modules, *info.prepare_modules)
+    )
     absent = [top for top in tops if importlib.util.find_spec(top) is None]
     if not absent:
         return None

@@ -74,7 +74,9 @@ class About(msgspec.Struct, frozen=True):
                 "prepare an artifact for that batch size and resolution"
             )
         if images.dtype != np.float32:
-            raise BackendError(f"images are {images.dtype}, expected float32; convert them with .astype('float32')")
+            raise BackendError(
+                f"images are {images.dtype}, expected float32; convert them with .astype('float32')"
+            )
         return np.array(images, order="C")
 
 

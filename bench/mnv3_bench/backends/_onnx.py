@@ -125,8 +125,10 @@ def open_session(directory: Path, threads: int, device: str) -> OnnxSession:
     chosen = providers(device)
     try:
         session = onnxruntime.InferenceSession(str(directory / MODEL), options, providers=chosen)
-    except Exception as error:  # noqa: BLE001 - its exceptions share no base class but Exception
-        raise BackendError(f"ONNX Runtime cannot load the artifact: {' '.join(str(error).split())[:300]}") from error
+    except Exception as error:  # its exceptions share no other base class
+        raise BackendError(
+            f"ONNX Runtime cannot load the artifact: {' '.join(str(error).split())[:300]}"
+        ) from error
     if device == "cpu":
         return OnnxSession(session, about, threads)
     return CudaOnnxSession(session, about, threads, device)

@@ -37,7 +37,9 @@ def torch_device(device: str) -> torch.device:
             build = f"PyTorch {torch.__version__} " + (
                 "was built without CUDA" if torch.version.cuda is None else "sees no CUDA device"
             )
-            raise BackendError(f"{device} was asked for, but {build}; use --device cpu or a CUDA machine and build")
+            raise BackendError(
+                f"{device} was asked for, but {build}; use --device cpu or a CUDA machine and build"
+            )
         if int(index or 0) >= torch.cuda.device_count():
             raise BackendError(
                 f"{device} was asked for, but there are {torch.cuda.device_count()} CUDA devices; use cuda:0"
@@ -71,7 +73,9 @@ def rebuild(about: About, directory: Path) -> nn.Module:
     try:
         state = load_file(directory / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise BackendError(f"the artifact's {WEIGHTS} cannot be read ({error}); prepare it again with --cold") from error
+        raise BackendError(
+            f"the artifact's {WEIGHTS} cannot be read ({error}); prepare it again with --cold"
+        ) from error
     model: nn.Module = build(about.variant, num_classes=about.num_classes, bn_eps=about.bn_eps)
     _drop_folded(model, state)
     try:
@@ -109,7 +113,9 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     try:
         folded: nn.Module = fuse(model)
     except torch.fx.proxy.TraceError as error:
-        raise BackendError(f"BatchNorm cannot be folded, torch.fx cannot trace the network: {error}") from error
+        raise BackendError(
+            f"BatchNorm cannot be folded, torch.fx cannot trace the network: {error}"
+        ) from error
     return folded.eval()
 
 
@@ -128,7 +134,9 @@ def save_script(model: nn.Module, preparation: Preparation) -> None:
     with torch.inference_mode(), warnings.catch_warnings():
         # Known and stated in the summary: TorchScript is deprecated.
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*torch.jit.*deprecated.*")
-        traced = torch.jit.trace(model.to(place).eval(), example, check_trace=False)
+        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+            model.to(place).eval(), example, check_trace=False
+        )
         torch.jit.save(torch.jit.freeze(traced), preparation.directory / SCRIPT)
 
 
@@ -147,8 +155,12 @@ def load_script(directory: Path, threads: int, device: str) -> TorchSession:
     about = About.read(directory)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*torch.jit.*deprecated.*")
-            script = torch.jit.load(directory / SCRIPT, map_location=place)
+            warnings.filterwarnings(
+                "ignore", category=DeprecationWarning, message=".*torch.jit.*deprecated.*"
+            )
+            script = torch.jit.load(  # type: ignore[no-untyped-call]
+                directory / SCRIPT, map_location=place
+            )
     except (RuntimeError, ValueError) as error:
         raise BackendError(f"the artifact's {SCRIPT} cannot be read; prepare it again with --cold") from error
 
@@ -217,7 +229,9 @@ class TorchSession:
         read_back = self.read_back() if self.read_back is not None else {}
         return {
             "runtime": f"torch {torch.__version__}",
-            "device": str(self.device) if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
+            "device": str(self.device)
+            if self.device.type == "cpu"
+            else torch.cuda.get_device_name(self.device),
             "threads": torch.get_num_threads(),
             "cpu capability": torch.backends.cpu.get_cpu_capability(),
             "memory format": str(self.memory_format).removeprefix("torch."),

@@ -69,7 +69,9 @@ class Compile(Backend):
             try:
                 function = compiled.aot_compile(((example,), {}))  # type: ignore[attr-defined]
             except torch._dynamo.exc.Unsupported as error:
-                raise BackendError(f"torch.compile cannot take the network as one graph: {_line(error)}") from error
+                raise BackendError(
+                    f"torch.compile cannot take the network as one graph: {_line(error)}"
+                ) from error
             function.save_compiled_function(str(directory / FUNCTION))
         facts: Facts = {
             "compiler": compiler,
@@ -90,11 +92,18 @@ class Compile(Backend):
             _inductor.require_threads(about.threads, threads)
         torch.set_num_threads(threads)
         model = _torch.rebuild(about, directory).to(place)
-        with _inductor.stored_kernels(directory / KERNELS) as loaded, (directory / FUNCTION).open("rb") as file:
+        with (
+            _inductor.stored_kernels(directory / KERNELS) as loaded,
+            (directory / FUNCTION).open("rb") as file,
+        ):
             function = torch.compiler.load_compiled_function(file)
 
         def read_back() -> Facts:
-            return {**_torch.module_facts(model), "kernels loaded": len(loaded), "compiled while loading": False}
+            return {
+                **_torch.module_facts(model),
+                "kernels loaded": len(loaded),
+                "compiled while loading": False,
+            }
 
         return _torch.TorchSession(partial(function, model), about, place, read_back)
 

@@ -50,7 +50,8 @@ class EagerChannelsLast(Backend):
         place = _torch.torch_device(device)
         torch.set_num_threads(threads)
         about = About.read(directory)
-        model = _torch.rebuild(about, directory).to(memory_format=torch.channels_last)
+        model = _torch.rebuild(about, directory)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this argument
         return _torch.TorchSession(
             model, about, place, lambda: _torch.module_facts(model), channels_last=True
         )

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnv3_bench.backends import _onnx
+from mnv3_bench.backends import _cpu, _onnx
 from mnv3_bench.backends._artifact import About
 from mnv3_bench.backends.base import Backend, BackendInfo
 
@@ -39,7 +39,12 @@ class OnnxRuntimeInt8Dynamic(Backend):
 
     def options(self) -> dict[str, str | int | float | bool]:
         """What is quantized, and how."""
-        return {"operators": ",".join(COVERED), "weights": "QInt8", "per_channel": True}
+        return {
+            "operators": ",".join(COVERED),
+            "weights": "QInt8",
+            "per_channel": True,
+            "reduce_range": not _cpu.has_vnni(),
+        }
 
     def prepare(self, preparation: Preparation) -> Facts:
         """Export, then quantize the weights of linear layers."""
@@ -54,6 +59,7 @@ class OnnxRuntimeInt8Dynamic(Backend):
                 str(path),
                 weight_type=QuantType.QInt8,
                 per_channel=True,
+                reduce_range=not _cpu.has_vnni(),
                 op_types_to_quantize=list(COVERED),
             )
         facts: Facts = {**_onnx.graph_facts(path), "covers": "linear layers only; convolutions stay fp32"}

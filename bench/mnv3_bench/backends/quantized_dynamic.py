@@ -24,9 +24,11 @@ class QuantizedDynamic(Backend):
 
     The default mapping has no dynamic convolution, so asking for Conv2d changes nothing. V3-Large's two linear layers
     hold 46 % of its weights and 1 % of its MACs: expect a smaller file, not a faster network. The x86 engine is the
-    one PyTorch recommends on x86-64 (docs.pytorch.org/docs/stable/quantization-support.html, `torch.backends.quantized`).
-    torch.ao.quantization is deprecated in favour of torchao, whose int8 dynamic quantization of linear layers was not
-    faster here.
+    one PyTorch recommends on x86-64. Weights are quantized a channel at a time: 40.0 dB on V3-Small and 38.6 dB on
+    V3-Large instead of 35.9 and 34.2 dB a tensor at a time, at the same speed. torch.ao.quantization is deprecated in
+    favour of torchao, whose int8 dynamic quantization of linear layers was not faster here.
+
+    Source: docs.pytorch.org/docs/stable/quantization-support.html.
     """
 
     info = BackendInfo(
@@ -68,7 +70,10 @@ class QuantizedDynamic(Backend):
             ) from error
         model.requires_grad_(False)
         return _torch.TorchSession(
-            model, about, place, lambda: {**_torch.module_facts(model), "engine": torch.backends.quantized.engine}
+            model,
+            about,
+            place,
+            lambda: {**_torch.module_facts(model), "engine": torch.backends.quantized.engine},
         )
 
 
@@ -79,11 +84,13 @@ def _quantize(model: nn.Module) -> nn.Module:
     engine = "x86" if "x86" in torch.backends.quantized.supported_engines else "qnnpack"
     torch.backends.quantized.engine = engine
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.ao.quantization is deprecated", category=DeprecationWarning)
+        warnings.filterwarnings(
+            "ignore", message=".*torch.ao.quantization is deprecated", category=DeprecationWarning
+        )
         warnings.filterwarnings("ignore", message=".*TypedStorage is deprecated", category=UserWarning)
         quantize: Any = torch.ao.quantization.quantize_dynamic
-        quantized: nn.Module = quantize(model, {nn.Linear}, dtype=torch.qint8)
-    return quantized
+        quantized: nn.Module = quantize(model, {nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig})
+    return quantized.eval()  # layers it made are in train mode
 
 
 def _coverage(model: nn.Module) -> Facts:

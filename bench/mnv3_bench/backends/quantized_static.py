@@ -6,7 +6,7 @@ import zipfile
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from mnv3_bench.backends import _inductor, _torch
+from mnv3_bench.backends import _cpu, _inductor, _torch
 from mnv3_bench.backends._artifact import About
 from mnv3_bench.backends.base import Backend, BackendError, BackendInfo
 
@@ -23,19 +23,21 @@ LIBRARY = "model.so"
 class QuantizedStatic(Backend):
     """u8 activations (histogram observers), s8 weights a channel; int8 convolutions and linear layers of oneDNN.
 
-    PT2E with `X86InductorQuantizer` rather than FX graph mode, measured on networks with seeded weights, 64 images
-    for calibration, 32 for the ratio of signal to noise, latencies at the 10th percentile taking turns:
+    PT2E with `X86InductorQuantizer` rather than FX graph mode, measured on networks with seeded, calibrated weights
+    (64 images for calibration, 32 for the ratio of signal to noise, latencies at the 10th percentile taking turns,
+    builds on a busy machine):
 
     ============================  ===================  ===================  ==================
     V3-Small, V3-Large, V2        SNR dB               1 thread ms          build s
     ============================  ===================  ===================  ==================
-    PT2E + AOTInductor            15.3, 11.3, 7.0      2.4, 4.4, 4.4        43, 66, 79
-    FX, x86 engine, traced        12.6, 8.5, 4.5       2.0, 4.0, 4.2        3, 6, 8
-    FX, onednn engine, traced     13.4, 10.3, 6.1      2.0, 4.0, 4.1        3, 6, 9
+    PT2E + AOTInductor            19.2, 14.7, 15.9     2.4, 4.4, 4.4        43, 66, 79
+    FX, x86 engine, traced        14.2, 12.9, 14.3     2.0, 4.0, 4.2        3, 6, 8
+    FX, onednn engine, traced     18.3, 14.8, 15.5     2.0, 4.0, 4.1        3, 6, 9
     ============================  ===================  ===================  ==================
 
-    FX quantizes the squeeze-and-excitation products and the residual additions as well, which makes it up to a fifth
-    faster and less accurate; it is also deprecated, torch.ao.quantization is to be removed in favour of torchao.
+    So PT2E is as accurate as the better engine of FX and up to a fifth slower, because FX also quantizes the
+    squeeze-and-excitation products and the residual additions. It is chosen because it is what PyTorch supports:
+    torch.ao.quantization, which FX belongs to, is deprecated and to be removed in favour of torchao.
 
     The compiled library holds weights and code and is run by AOTInductor's own container: nothing of inductor is
     imported, no compiler is called, and nothing is unpacked, in the measured process (25 ms to the first output).
@@ -54,7 +56,7 @@ class QuantizedStatic(Backend):
         needs_compiler=True,
         threads_shape_artifact=True,
         precision="int8",
-        floor_snr_db=3.0,
+        floor_snr_db=8.0,
         forkable=True,
     )
 
@@ -65,7 +67,7 @@ class QuantizedStatic(Backend):
 
         _inductor.require_compiler()
         torch.set_num_threads(preparation.threads)
-        reduce_range = not has_vnni()
+        reduce_range = not _cpu.has_vnni()
         example = (torch.from_numpy(preparation.example.copy()),)
         directory = preparation.directory
         package = directory / "model.pt2"
@@ -97,7 +99,9 @@ class QuantizedStatic(Backend):
         try:
             runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(directory / LIBRARY), 1)
         except RuntimeError as error:
-            raise BackendError(f"the artifact's {LIBRARY} cannot be opened; prepare it again with --cold") from error
+            raise BackendError(
+                f"the artifact's {LIBRARY} cannot be opened; prepare it again with --cold"
+            ) from error
         run = runner.run
 
         def call(images: torch.Tensor) -> torch.Tensor:
@@ -105,14 +109,6 @@ class QuantizedStatic(Backend):
             return output
 
         return _torch.TorchSession(call, about, place, dict)
-
-
-def has_vnni() -> bool:
-    """Whether the processor multiplies 8-bit integers without the 16-bit overflow of older ones."""
-    import torch
-
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_vnni") or capabilities.get("avx_vnni"))
 
 
 def _quantize(

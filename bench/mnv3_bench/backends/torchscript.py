@@ -18,7 +18,9 @@ class TorchScript(Backend):
     """`torch.jit.freeze(torch.jit.trace(model, x))`, saved and loaded as deployed programs do.
 
     TorchScript is deprecated since PyTorch 2.10 and still in wide use. `torch.jit.optimize_for_inference` is left out:
-    it made both networks slower on the processors tried. Source: docs.pytorch.org/docs/stable/generated/torch.jit.freeze.html.
+    it made both networks slower on the processors tried.
+
+    Source: docs.pytorch.org/docs/stable/generated/torch.jit.freeze.html.
     """
 
     info = BackendInfo(
