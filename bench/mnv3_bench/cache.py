@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
+import psutil
 
 from mnv3_reports.record import Scalar
 
@@ -103,11 +104,14 @@ class Store:
         return self.root / digest(key)
 
     def find(self, key: dict[str, Any]) -> Manifest | None:
-        """The manifest of an entry; None when it is not there or not readable any more."""
+        """The manifest of an entry; None when it is not there, or not whole any more."""
+        directory = self.path(key)
         try:
-            return msgspec.json.decode((self.path(key) / MANIFEST).read_bytes(), type=Manifest)
+            manifest = msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
+            sizes = {name: (directory / name).stat().st_size for name in manifest.files}
         except (OSError, msgspec.DecodeError):
             return None
+        return manifest if sizes == manifest.files else None
 
     def begin(self, key: dict[str, Any]) -> Building:
         """Open a folder to build an entry in.
@@ -116,7 +120,15 @@ class Store:
             OSError: the store cannot be written.
         """
         self.root.mkdir(parents=True, exist_ok=True)
+        self._sweep()
         return Building(self, key, Path(tempfile.mkdtemp(prefix=f"building-{os.getpid()}-", dir=self.root)))
+
+    def _sweep(self) -> None:
+        """Remove what runs that were killed while building left behind."""
+        for left in self.root.glob("building-*-*"):
+            pid = left.name.split("-")[1]
+            if pid.isdigit() and not psutil.pid_exists(int(pid)):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 class Building:

@@ -11,7 +11,6 @@ from mnv3_bench.launcher import Launcher, Worker, WorkerError, expect, side_by_s
 from mnv3_bench.protocol import (
     Check,
     Checked,
-    Close,
     Done,
     First,
     Import,
@@ -24,6 +23,7 @@ from mnv3_bench.protocol import (
     Warm,
     WarmUp,
 )
+from mnv3_bench.worker import SNR_CEILING_DB
 from mnv3_reports.record import Cell, Entry, Failure, Fidelity, Inspected
 
 if TYPE_CHECKING:
@@ -75,7 +75,6 @@ class ColdStarts:
             reference = self.artifacts.references[cell.variant, cell.resolution]
             images = self.artifacts.images["fidelity", cell.resolution]
             checked = expect((yield worker, Check(str(images), str(reference)), limits.check), Checked)
-            yield worker, Close(), 10.0
         except WorkerError as error:
             self.tell(f"{cell.key}: {phase} failed: {error.reason}")
             self.record(Failure(cell.key, phase, error.reason, error.tail, error.install))
@@ -83,6 +82,10 @@ class ColdStarts:
         finally:
             worker.kill()
             self.launcher.forget(worker)
+        wrong = wrong_numbers(checked.finite, checked.snr_db, info.floor_snr_db)
+        if wrong is not None:
+            # Before what was inspected: a run that is killed between the two inspects the cell again.
+            self.record(Failure(cell.key, "fidelity", wrong))
         self.record(
             Inspected(
                 cell=cell.key,
@@ -109,21 +112,24 @@ class ColdStarts:
                 device_reserved_bytes=seen.device_reserved_bytes,
             )
         )
-        wrong = wrong_numbers(checked, info.floor_snr_db)
-        if wrong is None:
-            self.tell(f"{cell.key}: loads in {loaded.seconds:.2f} s")
-        else:
-            self.tell(f"{cell.key}: {wrong}")
-            self.record(Failure(cell.key, "fidelity", wrong))
+        self.tell(f"{cell.key}: {wrong or f'loads in {loaded.seconds:.2f} s'}")
 
 
-def wrong_numbers(checked: Checked, floor_snr_db: float) -> str | None:
+def inspected_wrong(inspected: Inspected) -> str | None:
+    """Why what was found earlier disqualifies a cell, None when it does not."""
+    found = inspected.fidelity
+    if found is None:
+        return None
+    return wrong_numbers(found.snr_db > -SNR_CEILING_DB, found.snr_db, found.floor_snr_db)
+
+
+def wrong_numbers(finite: bool, snr_db: float, floor_snr_db: float) -> str | None:
     """Why these outputs disqualify a cell, None when they do not."""
-    if not checked.finite:
+    if not finite:
         return "the outputs contain NaN or infinity"
-    if checked.snr_db < floor_snr_db:
+    if snr_db < floor_snr_db:
         return (
-            f"the outputs are wrong: signal-to-noise {checked.snr_db:.1f} dB against eager fp32 is below "
+            f"the outputs are wrong: signal-to-noise {snr_db:.1f} dB against eager fp32 is below "
             f"the backend's floor of {floor_snr_db:.0f} dB"
         )
     return None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 BLOCK_SECONDS = 0.1
 DISCARD_SECONDS = 0.008
-START_SHARE = 0.2
+START_SHARE = 0.25
 """Share of the budget that starting workers may take: it decides between few long epochs and many short ones."""
 FEWEST_EPOCHS = 3
 MOST_EPOCHS = 12
@@ -110,64 +110,63 @@ class Conductor:
         self.failed: set[str] = set()
         self.start_seconds = 0.0
         self.measure_seconds = 0.0
+        self.begin = 0.0
+        self.epochs: int | None = None
+        self.epochs_here = 0
+        self.last_start = self.last_round = 0.0
 
     def run(self, contenders: Sequence[Contender]) -> Outcome:
         """Measure these contenders."""
-        begin = self.clock() - self.spent
+        self.begin = self.clock() - self.spent
         groups = cohorts(contenders, self.policy.memory_bytes)
         epoch = max((block.epoch for block in self.blocks), default=-1) + 1
-        planned: tuple[int, int] | None = None
         reason = "nothing-left"
         while True:
             groups = [rest for group in groups if (rest := [c for c in group if c.key not in self.failed])]
             if not groups:
                 break
-            done = self._epochs_done()
-            if done >= FEWEST_EPOCHS:
-                reached = self._precision()
+            live = [contender.key for group in groups for contender in group]
+            if self._epochs_done(live) >= FEWEST_EPOCHS:
+                reached = self.precision(live)
                 if reached is not None and reached <= self.policy.precision:
                     reason = "precision"
                     break
-            left = self.policy.time_budget - (self.clock() - begin)
-            if done >= FEWEST_EPOCHS and left <= 0:
-                reason = "budget"
-                break
-            planned = self._epoch(epoch, groups, begin, planned)
+                if self._left() <= self.last_start + self.last_round:
+                    reason = "budget"
+                    break
+            self._epoch(epoch, groups)
             epoch += 1
-        return Outcome(reason, self._precision(), self.start_seconds, self.measure_seconds)
+        return Outcome(reason, self.precision(), self.start_seconds, self.measure_seconds)
 
-    def _epoch(
-        self,
-        epoch: int,
-        groups: list[list[Contender]],
-        begin: float,
-        planned: tuple[int, int] | None,
-    ) -> tuple[int, int]:
-        """One epoch of every cohort. Returns the (epochs, rounds an epoch) in force."""
+    def _left(self) -> float:
+        return self.policy.time_budget - (self.clock() - self.begin)
+
+    def _epoch(self, epoch: int, groups: list[list[Contender]]) -> None:
+        """One epoch of every cohort."""
+        self.epochs_here += 1
+        self.last_start, self.last_round = 0.0, 0.0
+        number = 0
         for index, group in enumerate(groups):
             started = self.clock()
             speeds = self._start(group, epoch)
             seconds = self.clock() - started
             self.start_seconds += seconds
+            self.last_start += seconds
             if not speeds:
                 self.stage.stop()
                 continue
             self.record(Epoch(epoch, tuple(speeds), seconds))
-            if planned is None:
-                # The first cohort's start and the known speeds tell how the budget splits; it is the only one that
-                # imports cold, so the estimate errs towards fewer, longer epochs.
-                planned = split_budget(
-                    self.policy.time_budget - self.spent,
-                    seconds * len(groups),
-                    sum(block_length(speed) for speed in speeds.values()) * len(groups),
-                )
-            epochs, rounds = planned
-            share = self.policy.time_budget * (epoch + (index + 1) / len(groups)) / epochs
+            self.last_round += sum(block_length(speed) for speed in speeds.values())
+            if self.epochs is None:
+                # The first cohort's start tells how the budget splits.
+                self.epochs = split_budget(self.policy.time_budget - self.spent, seconds * len(groups))
+            share = (self.epochs_here - 1 + (index + 1) / len(groups)) / self.epochs
+            until = self.spent + (self.policy.time_budget - self.spent) * min(1.0, share)
             try:
-                self._rounds(epoch, speeds, rounds, begin, share)
+                # Numbers go on through an epoch: a cell that is in several cohorts has each number once.
+                number = self._rounds(epoch, speeds, number, until)
             finally:
                 self.stage.stop()
-        return planned if planned is not None else (FEWEST_EPOCHS, 1)
 
     def _start(self, group: list[Contender], epoch: int) -> dict[str, float]:
         speeds: dict[str, float] = {}
@@ -178,10 +177,12 @@ class Conductor:
                 speeds[key] = found
         return speeds
 
-    def _rounds(self, epoch: int, speeds: dict[str, float], rounds: int, begin: float, until: float) -> None:
-        for number in range(rounds):
-            # An epoch needs one round; more only while it is within its share of the budget.
-            if number and self.clock() - begin > until:
+    def _rounds(self, epoch: int, speeds: dict[str, float], first: int, until: float) -> int:
+        """Rounds from `first` on; at least one, and more while they fit. Returns the next number."""
+        number = first
+        while speeds:
+            length = sum(block_length(speed) for speed in speeds.values())
+            if number > first and self.clock() - self.begin + length > until:
                 break
             order = list(speeds)
             random.Random(f"{self.policy.seed}/{epoch}/{number}").shuffle(order)
@@ -198,21 +199,28 @@ class Conductor:
                 self.blocks.append(block)
                 self.record(block)
                 if self.on_block is not None:
-                    self.on_block(block, self.policy.time_budget - (self.clock() - begin))
+                    self.on_block(block, self._left())
             self.measure_seconds += self.clock() - started
+            number += 1
+        return number
 
     def _fail(self, failure: Failure) -> None:
         self.failed.add(failure.cell)
         self.record(failure)
 
-    def _epochs_done(self) -> int:
-        return len({block.epoch for block in self.blocks})
+    def _epochs_done(self, live: Sequence[str]) -> int:
+        """Epochs in which every one of these cells was measured, roughly: the fewest that one of them has."""
+        epochs: dict[str, set[int]] = {key: set() for key in live}
+        for block in self.blocks:
+            if block.cell in epochs:
+                epochs[block.cell].add(block.epoch)
+        return min(len(found) for found in epochs.values())
 
-    def _precision(self) -> float | None:
+    def precision(self, live: Sequence[str] | None = None) -> float | None:
         """Widest half width among the ratios that the report will print; None while there is none."""
         by_cell: dict[str, list[Block]] = {}
         for block in self.blocks:
-            if block.cell not in self.failed:
+            if block.cell not in self.failed and (live is None or block.cell in live):
                 by_cell.setdefault(block.cell, []).append(block)
         medians = {key: block_medians(blocks) for key, blocks in by_cell.items()}
         intervals = [
@@ -228,15 +236,13 @@ def block_length(call_seconds: float) -> float:
     return max(1, round(BLOCK_SECONDS / call_seconds)) * call_seconds + discard * call_seconds + 0.003
 
 
-def split_budget(budget: float, start_seconds: float, round_seconds: float) -> tuple[int, int]:
-    """How many epochs, and rounds in each, fill a budget.
+def split_budget(budget: float, start_seconds: float) -> int:
+    """How many epochs a budget is split into.
 
-    As many epochs as keep the share of starting workers at `START_SHARE`: the interval narrows with the number of
-    epochs, and an epoch's own value needs a few rounds to be worth having.
+    As many as keep the share of starting workers at `START_SHARE`: the interval narrows with the number of epochs,
+    and an epoch's own value needs a few rounds to be worth having.
     """
-    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, int(START_SHARE * budget / max(start_seconds, 1e-3))))
-    rounds = max(1, int((budget / epochs - start_seconds) / max(round_seconds, 1e-3)))
-    return epochs, rounds
+    return min(MOST_EPOCHS, max(FEWEST_EPOCHS, int(START_SHARE * budget / max(start_seconds, 1e-3))))
 
 
 def cohorts(contenders: Sequence[Contender], memory_bytes: int) -> list[list[Contender]]:

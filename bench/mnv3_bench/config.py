@@ -50,27 +50,55 @@ def _asked(table: dict[str, Any], file: Path) -> Asked:
         if name is None:
             hint = nearest(key, sorted(known)) or f"; known are {', '.join(sorted(known))}"
             raise UsageError(f"{file}: '{key}' is not a setting{hint}")
-        plain = isinstance(value, (str, int, float)) and not (
-            isinstance(value, bool) and name not in ("quick", "cold")
-        )
-        listed = isinstance(value, list) and all(isinstance(item, (str, int)) for item in value)
-        wants_flag = name in ("quick", "cold")
-        wants_integer = name in ("seed", "num_classes")
-        if (
-            not (plain or listed)
-            or (wants_flag and not isinstance(value, bool))
-            or (wants_integer and not isinstance(value, int))
-        ):
-            expected = (
-                "true or false"
-                if wants_flag
-                else "a whole number"
-                if wants_integer
-                else "text, a number or a list"
-            )
-            raise UsageError(f"{file}: {key} = {value!r} is not what was expected: {expected}")
+        if not _fits(name, value):
+            raise UsageError(f"{file}: {key} = {value!r} is not what was expected: {_EXPECTED[_kind(name)]}")
         values[name] = value
     return Asked(**values)
+
+
+_KINDS = {
+    "flag": ("quick", "cold"),
+    "integer": ("seed", "num_classes"),
+    "text": ("device", "output"),
+    "quantity": ("precision", "time_budget", "timeout", "worker_memory"),
+    "counts": ("threads", "batch_sizes", "resolutions"),
+}
+_EXPECTED = {
+    "flag": "true or false",
+    "integer": "a whole number",
+    "text": "text",
+    "quantity": "text or a number",
+    "counts": "a whole number, text or a list of whole numbers",
+    "names": "text or a list of text",
+}
+
+
+def _kind(name: str) -> str:
+    return next((kind for kind, names in _KINDS.items() if name in names), "names")
+
+
+def _fits(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return _kind(name) == "flag"
+    match _kind(name):
+        case "flag":
+            return False
+        case "integer":
+            return isinstance(value, int)
+        case "text":
+            return isinstance(value, str)
+        case "quantity":
+            return isinstance(value, (str, int, float))
+        case "counts":
+            return isinstance(value, (str, int)) or _all(value, int)
+        case _:
+            return isinstance(value, str) or _all(value, str)
+
+
+def _all(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(item, kind) and not isinstance(item, bool) for item in value
+    )
 
 
 def merge(first: Asked, second: Asked) -> Asked:

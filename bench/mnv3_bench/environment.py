@@ -68,7 +68,7 @@ def machine() -> Machine:
         isa=tuple(name for name in ISA if name in flags),
         logical_cpus=os.cpu_count() or 1,
         physical_cores=psutil.cpu_count(logical=False),
-        usable_cpus=usable_cpus(),
+        usable_cpus=affinity(),
         cpu_quota=_cpu_quota(),
         memory_bytes=memory,
         memory_limit_bytes=_memory_limit(memory),
@@ -111,6 +111,12 @@ def software() -> Software:
 
 
 def usable_cpus() -> int:
+    """CPUs this process can keep busy: those it may run on, or its cgroup's quota if that is less."""
+    quota = _cpu_quota()
+    return affinity() if quota is None else max(1, min(affinity(), int(quota)))
+
+
+def affinity() -> int:
     """Logical CPUs this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

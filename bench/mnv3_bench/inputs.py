@@ -60,15 +60,13 @@ def _image(rng: np.random.Generator, resolution: int) -> npt.NDArray[np.float32]
     return normalised
 
 
-def batches(
-    pool: npt.NDArray[np.float32], batch: int, number: int | None = None
-) -> list[npt.NDArray[np.float32]]:
-    """Cut a pool of images into batches, going round where the pool is too small.
+def batch_indices(images: int, batch: int) -> npt.NDArray[np.intp]:
+    """Which images of a pool go into which batch, as batches x batch; going round where the pool is too small.
 
-    By default eight batches, or as many as the pool has disjoint ones if that is fewer, but at least two, so that
-    no two consecutive calls see the same input.
+    Eight batches, or as many as the pool has disjoint ones if that is fewer, but at least two, so that no two
+    consecutive calls see the same input.
     """
-    wanted = number if number is not None else max(2, min(8, len(pool) // batch))
-    step = batch if wanted * batch <= len(pool) else max(1, len(pool) // wanted)
-    starts = step * np.arange(wanted)
-    return [np.ascontiguousarray(pool[(start + np.arange(batch)) % len(pool)]) for start in starts]
+    number = max(2, min(8, images // batch))
+    step = batch if number * batch <= images else max(1, images // number)
+    indices: npt.NDArray[np.intp] = (step * np.arange(number)[:, None] + np.arange(batch)[None, :]) % images
+    return indices

@@ -15,6 +15,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
+
 from mnv3_bench.protocol import (
     Channel,
     ChannelClosedError,
@@ -99,7 +101,7 @@ class Worker:
         try:
             self.channel.send(order)
         except ChannelClosedError as error:
-            raise self._crashed() from error
+            raise self.crashed() from error
 
     def receive(self) -> Reply:
         """Take the reply that has arrived.
@@ -110,7 +112,10 @@ class Worker:
         try:
             reply = self.channel.receive_reply()
         except ChannelClosedError as error:
-            raise self._crashed() from error
+            raise self.crashed() from error
+        except msgspec.DecodeError as error:
+            self.kill()
+            raise WorkerError(f"its answer cannot be read: {error}", self.tail()) from error
         if isinstance(reply, Failed):
             raise WorkerError(reply.reason, self.tail(), reply.install)
         return reply
@@ -192,7 +197,8 @@ class Worker:
             for line in deque(text.splitlines(), TAIL_LINES)
         )
 
-    def _crashed(self) -> WorkerError:
+    def crashed(self) -> WorkerError:
+        """Collect a process whose channel closed, and say how it ended."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             # The channel can close a moment before the process is gone; or the process lives on without it.
             if self._wait(2.0) is None:
@@ -275,7 +281,7 @@ class Launcher:
             if limit is not None:
                 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
-        with log.open("ab") as output:
+        with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "mnv3_bench.worker", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -291,15 +297,12 @@ class Launcher:
         self.alive.append(worker)
         return worker
 
-    def nursery(self, modules: tuple[str, ...], threads: int) -> tuple[Worker, bool]:
-        """A process to fork workers from, and whether it is new and still has to import these modules."""
+    def nursery(self, modules: tuple[str, ...], threads: int) -> Worker:
+        """The process to fork workers from; the first time it is asked for it is new and has to import them."""
         key = (modules, threads)
-        known = self._nurseries.get(key)
-        if known is not None and not known.gone:
-            return known, False
-        worker = self.fresh(f"nursery-{len(self._nurseries)}", threads)
-        self._nurseries[key] = worker
-        return worker, True
+        if key not in self._nurseries:
+            self._nurseries[key] = self.fresh(f"nursery-{len(self._nurseries)}", threads)
+        return self._nurseries[key]
 
     def forked(self, name: str, nursery: Worker, limit: float) -> Worker:
         """Fork a worker from a nursery.
@@ -309,10 +312,14 @@ class Launcher:
         """
         ours, theirs = socket.socketpair()
         log = self.logs / f"{name}.log"
-        with log.open("ab") as output:
+        with log.open("wb") as output:
             nursery.send(Fork())
-            socket.send_fds(nursery.channel.socket, [b"F"], [theirs.fileno(), output.fileno()])
-        theirs.close()
+            try:
+                socket.send_fds(nursery.channel.socket, [b"F"], [theirs.fileno(), output.fileno()])
+            except OSError as error:
+                raise nursery.crashed() from error
+            finally:
+                theirs.close()
         reply = expect(nursery.await_reply(limit), Forked)
         worker = Worker(reply.pid, Channel(ours), log, parent=nursery)
         self.alive.append(worker)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import difflib
 import math
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnv3_bench.backends import backend_names, get_backend, missing
+from mnv3_bench.environment import usable_cpus
 from mnv3_bench.errors import UsageError
 from mnv3_models import parse_variant
 from mnv3_reports.record import Cell, Request, Skipped
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PRECISION = 0.02
 QUICK_PRECISION = 0.10
-SECONDS_PER_CELL = 4.8
+SECONDS_PER_CELL = 5.2
 QUICK_SECONDS_PER_CELL = 2.0
 SHORTEST_BUDGET = 30.0
 QUICK_SHORTEST_BUDGET = 10.0
@@ -100,11 +100,10 @@ def make_plan(asked: Asked) -> Plan:
     variants = _variants(_names(asked.variants, "large,small"), "--variants")
     requested = _names(asked.references, "v1,v2")
     references = () if requested == ["none"] else _variants(requested, "--references")
-    references = tuple(name for name in references if name not in variants)
     device = asked.device or "cpu"
     backends, skipped = _backends(_names(asked.backends, "all"), device)
     threads = _counts(asked.threads, "1", "--threads")
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = usable_cpus()
     if max(threads) > cpus:
         notes.append(
             f"--threads {max(threads)} is more than the {cpus} CPUs this process may use; "
@@ -118,7 +117,7 @@ def make_plan(asked: Asked) -> Plan:
         for resolution in resolutions
         for batch in batch_sizes
         for thread in threads
-        for variant in (*variants, *references)
+        for variant in dict.fromkeys((*variants, *references))
         for backend in backends
     )
     precision = _share(asked.precision, QUICK_PRECISION if quick else DEFAULT_PRECISION, "--precision")
@@ -147,7 +146,7 @@ def make_plan(asked: Asked) -> Plan:
             time_budget=budget,
             seed=seed,
             num_classes=num_classes,
-            weights=_weights(asked.weights, (*variants, *references)),
+            weights=_weights(asked.weights, tuple(dict.fromkeys((*variants, *references)))),
             quick=quick,
             cold=bool(asked.cold),
         ),

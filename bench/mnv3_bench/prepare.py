@@ -13,18 +13,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mnv3_bench.backends import get_backend
-from mnv3_bench.cache import Building, Manifest, Store, digest, file_digest, source_digest, versions
-from mnv3_bench.environment import machine
+from mnv3_bench.cache import Building, Manifest, Store, digest
+from mnv3_bench.keys import WEIGHTS_RESOLUTION, Keys, digest_of
 from mnv3_bench.launcher import Launcher, Worker, WorkerError, expect, side_by_side
 from mnv3_bench.prepare_worker import FACTS_FILE, IMAGES_FILE, LOGITS_FILE, WEIGHTS_FILE, about_weights
-from mnv3_bench.protocol import Close, Done, Images, Message, Prepare, Purpose, Reference, Reply, Weights
+from mnv3_bench.protocol import Done, Images, Message, Prepare, Purpose, Reference, Reply, Weights
 from mnv3_reports.record import Cell, Entry, Failure, Prepared, Request, VariantFacts
 
 if TYPE_CHECKING:
     from mnv3_bench.plan import Limits
-
-WEIGHTS_RESOLUTION = 224
-"""Seeded weights are calibrated at the published resolution, whatever resolution is measured."""
 
 SHORT_BUILD, INDUCTOR_BUILD = 8.0, 60.0
 """Seconds a preparation takes, roughly, starting a process included: for the time left in the progress display."""
@@ -64,6 +61,7 @@ class Preparer:
         self.limits = limits
         self.record = record
         self.tell = tell
+        self.keys = Keys(request)
         self.artifacts = Artifacts()
         self._weights: dict[str, Path] = {}
         self._waiting: list[Callable[[], Conversation]] = []
@@ -71,12 +69,12 @@ class Preparer:
 
     def missing(self) -> dict[str, float]:
         """Entries that are not in the store and will have to be built, and about how long each takes."""
-        wanted = [(self._images_key(*which), 1.0) for which in self._wanted_images()]
+        wanted = [(self.keys.images(*which), 1.0) for which in self._wanted_images()]
         for cell in self.cells:
             wanted += [
-                (self._weights_key(cell.variant), SHORT_BUILD),
-                (self._reference_key(cell.variant, cell.resolution), SHORT_BUILD),
-                (self._artifact_key(cell), _expected_seconds(cell)),
+                (self.keys.weights(cell.variant), SHORT_BUILD),
+                (self.keys.reference(cell.variant, cell.resolution), SHORT_BUILD),
+                (self.keys.artifact(cell), _expected_seconds(cell)),
             ]
         return {digest(key): seconds for key, seconds in wanted if self.store.find(key) is None}
 
@@ -106,7 +104,7 @@ class Preparer:
         """Weights, then queue what depends on them: the slow builders first, so that they do not end alone."""
         try:
             entry = yield from self._build(
-                self._weights_key(variant),
+                self.keys.weights(variant),
                 f"weights of {variant}",
                 lambda directory: Weights(
                     variant=variant,
@@ -126,7 +124,7 @@ class Preparer:
             self._waiting.append(partial(self._reference, variant, resolution))
         shared: dict[str, list[Cell]] = {}
         for cell in mine:
-            shared.setdefault(msgspec.json.encode(self._artifact_key(cell)).decode(), []).append(cell)
+            shared.setdefault(msgspec.json.encode(self.keys.artifact(cell)).decode(), []).append(cell)
         groups = sorted(
             shared.values(), key=lambda group: not get_backend(group[0].backend).info.needs_compiler
         )
@@ -136,7 +134,7 @@ class Preparer:
     def _reference(self, variant: str, resolution: int) -> Conversation:
         try:
             entry = yield from self._build(
-                self._reference_key(variant, resolution),
+                self.keys.reference(variant, resolution),
                 f"reference of {variant} at {resolution}",
                 lambda directory: Reference(
                     variant=variant,
@@ -161,10 +159,10 @@ class Preparer:
     def _artifact(self, group: list[Cell]) -> Conversation:
         """One artifact, for every cell that can be measured from it."""
         cell = group[0]
-        was_there = self.store.find(self._artifact_key(cell)) is not None
+        was_there = self.store.find(self.keys.artifact(cell)) is not None
         try:
             entry = yield from self._build(
-                self._artifact_key(cell),
+                self.keys.artifact(cell),
                 f"{cell.variant}/{cell.backend}"
                 + (f" batch {cell.batch}" if len(self.request.batch_sizes) > 1 else "")
                 + (f" {cell.resolution} px" if len(self.request.resolutions) > 1 else ""),
@@ -173,7 +171,6 @@ class Preparer:
                     variant=cell.variant,
                     num_classes=self.request.num_classes,
                     weights=str(self._weights[cell.variant]),
-                    example=str(self.artifacts.images["calibration", cell.resolution]),
                     batch=cell.batch,
                     calibration=str(self.artifacts.images["calibration", cell.resolution]),
                     threads=cell.threads,
@@ -214,7 +211,6 @@ class Preparer:
             worker = self.launcher.fresh(f"prepare-{self._names:03d}", threads=1)
             try:
                 done = expect((yield worker, order(building.directory), self.limits.prepare), Done)
-                yield worker, Close(), 10.0
             finally:
                 worker.kill()
                 self.launcher.forget(worker)
@@ -243,70 +239,18 @@ class Preparer:
             self.tell(f"{cell.key}: cannot be prepared: {error.reason}", _expected_seconds(cell))
             self.record(Failure(cell.key, "prepare", error.reason, error.tail, error.install))
 
-    def _images_key(self, purpose: Purpose, resolution: int) -> dict[str, Any]:
-        return {
-            "kind": "images",
-            "purpose": purpose,
-            "resolution": resolution,
-            "seed": self.request.seed,
-            "source": source_digest("mnv3_bench.inputs"),
-            "versions": versions("numpy"),
-        }
-
-    def _reference_key(self, variant: str, resolution: int) -> dict[str, Any]:
-        return {
-            "kind": "reference",
-            "weights": self._weights_key(variant),
-            "images": self._images_key("fidelity", resolution),
-            "source": source_digest(
-                "mnv3_bench.complexity", "mnv3_bench.prepare_worker", "mnv3_reports.record"
-            ),
-            "versions": versions("torch", "fvcore"),
-        }
-
-    def _weights_key(self, variant: str) -> dict[str, Any]:
-        file = self.request.weights.get(variant)
-        return {
-            "kind": "weights",
-            "variant": variant,
-            "num_classes": self.request.num_classes,
-            "weights": file_digest(file) if file else ["seed", self.request.seed],
-            "images": None if file else self._images_key("weights", WEIGHTS_RESOLUTION),
-            "models": source_digest("mnv3_models"),
-            "versions": versions("torch", "safetensors"),
-        }
-
     def _weights_origin(self, variant: str) -> str:
         file = self.request.weights.get(variant)
         if file is None:
             return f"seeded {self.request.seed}, calibrated"
         about = about_weights(self._weights[variant])
         note = f"; {about.note}" if about.note else ""
-        return f"{Path(file).name} (sha256 {file_digest(file)[:12]}, {about.layout} layout{note})"
-
-    def _artifact_key(self, cell: Cell) -> dict[str, Any]:
-        backend = get_backend(cell.backend)
-        info = backend.info
-        facts = machine()
-        return {
-            "kind": "artifact",
-            "backend": cell.backend,
-            "options": backend.options(),
-            "weights": self._weights_key(cell.variant),
-            "calibration": self._images_key("calibration", cell.resolution),
-            "shape": [cell.batch, 3, cell.resolution, cell.resolution],
-            "device": cell.device,
-            "threads": cell.threads if info.threads_shape_artifact else None,
-            "versions": versions("torch", *info.distributions),
-            "source": source_digest("mnv3_bench.backends", type(backend).__module__),
-            # Generated code and chosen kernels fit one kind of processor.
-            "cpu": [facts.cpu, list(facts.isa)],
-        }
+        return f"{Path(file).name} (sha256 {digest_of(file)[:12]}, {about.layout} layout{note})"
 
     def _images(self, purpose: Purpose, resolution: int) -> Conversation:
         try:
             entry = yield from self._build(
-                self._images_key(purpose, resolution),
+                self.keys.images(purpose, resolution),
                 f"images for {purpose} at {resolution}",
                 lambda directory: Images(
                     seed=self.request.seed, purpose=purpose, resolution=resolution, directory=str(directory)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from mnv3_bench.inputs import batches, images
+from mnv3_bench.inputs import batch_indices, images
 from mnv3_bench.protocol import Done, Images, Prepare, Reference, Weights
 
 if TYPE_CHECKING:
@@ -128,13 +128,13 @@ def _make_artifact(order: Prepare) -> Done:
     from mnv3_bench.backends.base import Preparation
 
     model = load_prepared(order.variant, order.num_classes, order.weights)
-    (example, *_) = batches(np.load(order.example), order.batch)
+    images = np.load(order.calibration)
     preparation = Preparation(
         variant=order.variant,
         num_classes=order.num_classes,
         model=model,
-        example=example,
-        calibration=np.load(order.calibration),
+        example=images[batch_indices(len(images), order.batch)[0]],
+        calibration=images,
         threads=order.threads,
         device=order.device,
         directory=Path(order.directory),

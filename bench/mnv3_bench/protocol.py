@@ -65,7 +65,6 @@ class Prepare(Message, frozen=True):
     variant: str
     num_classes: int
     weights: str
-    example: str
     batch: int
     calibration: str
     threads: int

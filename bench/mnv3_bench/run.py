@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 
 from mnv3_bench import noise
 from mnv3_bench.backends import get_backend
-from mnv3_bench.cache import Store, default_root
-from mnv3_bench.coldstart import ColdStarts
+from mnv3_bench.cache import Store, default_root, digest
+from mnv3_bench.coldstart import ColdStarts, inspected_wrong
 from mnv3_bench.conductor import Conductor, Contender, Outcome, Policy
 from mnv3_bench.display import Display, make_display
 from mnv3_bench.environment import machine, software, usable_cpus, usable_memory
 from mnv3_bench.errors import ExitCode, IncomparableError, RunStoppedError, UsageError
+from mnv3_bench.keys import Keys
 from mnv3_bench.launcher import CAN_FORK, Launcher
 from mnv3_bench.prepare import Artifacts, Preparer
 from mnv3_bench.stage import WorkerStage
@@ -31,6 +32,7 @@ from mnv3_reports.record import (
     SCHEMA_VERSION,
     Cell,
     Entry,
+    Failure,
     Note,
     Prepared,
     Run,
@@ -60,6 +62,8 @@ class Session:
     limits: Limits
     display: Display
     phase_seconds: dict[str, float] = field(default_factory=dict)
+    precision: float | None = None
+    """Reached when measuring was interrupted."""
 
     def record(self, entry: Entry) -> None:
         """Keep an entry: on disk first, then in memory."""
@@ -95,7 +99,7 @@ def execute(session: Session) -> ExitCode:
             outcome = measure(session, artifacts)
         except KeyboardInterrupt:
             interrupted = True
-            outcome = Outcome("interrupted", None, 0.0, 0.0)
+            outcome = Outcome("interrupted", session.precision, 0.0, 0.0)
         except JournalError as error:
             raise RunStoppedError(f"{error}; then go on: mnv3-bench --resume {session.directory}") from error
         finally:
@@ -147,29 +151,50 @@ def reopen(directory: Path, limits: Limits) -> Session:
         raise UsageError(f"--resume: {directory} holds no {JOURNAL}; type the folder of an earlier run")
     try:
         run = assemble(read_journal(path))
-        here, there = machine(), run.header.machine
-        if here.fingerprint != there.fingerprint:
-            raise IncomparableError(
-                f"--resume: that run was measured on another machine ({there.cpu}, {there.usable_cpus} CPUs); "
-                f"this is {here.cpu}, {here.usable_cpus} CPUs: start a new run"
-            )
-        mine = software()
-        if mine.fingerprint != run.header.software.fingerprint:
-            was = run.header.software.packages
-            changed = sorted(
-                name for name in {*was, *mine.packages} if was.get(name) != mine.packages.get(name)
-            )
-            raise IncomparableError(
-                f"--resume: that run was measured with other versions ({', '.join(changed) or 'of Python'}); "
-                "start a new run"
-            )
+        _require_same(run)
         session = _session(directory, Journal.resume(path), run, limits)
+        if run.finished is not None:
+            session.phase_seconds.update(run.finished.phase_seconds)
+        session.phase_seconds["start"] = sum(epoch.start_seconds for epoch in run.epochs)
+        session.phase_seconds["measure"] = sum(block.wall_seconds for block in run.blocks)
         session.record(
-            RunResumed(datetime.now(UTC).isoformat(timespec="seconds"), machine=here, software=mine)
+            RunResumed(
+                datetime.now(UTC).isoformat(timespec="seconds"), machine=machine(), software=software()
+            )
         )
     except JournalError as error:
         raise UsageError(f"--resume: {error}") from None
     return session
+
+
+def _require_same(run: Run) -> None:
+    """Refuse to add to a run what may not be put together with it.
+
+    Raises:
+        IncomparableError: machine, versions or artifacts differ.
+    """
+    here, there = machine(), run.header.machine
+    if here.fingerprint != there.fingerprint:
+        raise IncomparableError(
+            f"--resume: that run was measured on another machine ({there.cpu}, {there.usable_cpus} CPUs); "
+            f"this is {here.cpu}, {here.usable_cpus} CPUs: start a new run"
+        )
+    mine = software()
+    if mine.fingerprint != run.header.software.fingerprint:
+        was = run.header.software.packages
+        changed = sorted(name for name in {*was, *mine.packages} if was.get(name) != mine.packages.get(name))
+        raise IncomparableError(
+            f"--resume: that run was measured with other versions ({', '.join(changed) or 'of Python'}); "
+            "start a new run"
+        )
+    keys = Keys(run.header.request)
+    for key in dict.fromkeys(block.cell for block in run.blocks):
+        record = run.cells[key]
+        if record.prepared is not None and record.prepared.artifact != digest(keys.artifact(record.cell)):
+            raise IncomparableError(
+                f"--resume: the artifact of {key} would not be the one measured before "
+                "(weights file or code changed); start a new run"
+            )
 
 
 def prepare(session: Session) -> Artifacts:
@@ -177,18 +202,11 @@ def prepare(session: Session) -> Artifacts:
     request = session.run.header.request
     cold = session.directory / "artifacts" if request.cold else None
     known = {key: record.prepared for key, record in session.run.cells.items() if record.prepared}
-    measured = {block.cell for block in session.run.blocks}
 
     def record(entry: Entry) -> None:
-        session.record(entry)
-        if not isinstance(entry, Prepared) or entry.cell not in measured:
-            return
-        before = known.get(entry.cell)
-        if before is not None and before.artifact != entry.artifact:
-            raise IncomparableError(
-                f"--resume: the artifact of {entry.cell} is not the one measured before "
-                "(weights file or code changed); start a new run"
-            )
+        before = known.get(entry.cell) if isinstance(entry, Prepared) else None
+        if before is None or not isinstance(entry, Prepared) or before.artifact != entry.artifact:
+            session.record(entry)
 
     preparer = Preparer(
         request,
@@ -209,13 +227,22 @@ def prepare(session: Session) -> Artifacts:
 
 def inspect(session: Session, artifacts: Artifacts) -> None:
     """Phase two: each cell once in a fresh process."""
-    cells = [cell for cell in session.cells() if session.run.cells[cell.key].inspected is None]
+    cells = []
+    for cell in session.cells():
+        earlier = session.run.cells[cell.key].inspected
+        if earlier is None:
+            cells.append(cell)
+        elif (wrong := inspected_wrong(earlier)) is not None:
+            # A resumed run tries failed cells again; wrong numbers stay wrong.
+            session.record(Failure(cell.key, "fidelity", wrong))
     starts = ColdStarts(artifacts, session.launcher, session.limits, session.record, session.display.step)
     with session.phase("inspect"):
         session.display.begin("inspect", len(cells))
+        # Half a gigabyte is what a large batch on PyTorch takes.
+        memory_width = int(usable_memory() * MEMORY_SHARE // (512 << 20))
         for threads in session.run.header.request.threads:
             mine = [cell for cell in cells if cell.threads == threads]
-            starts.run(mine, max(1, usable_cpus() // threads), session.display.tick)
+            starts.run(mine, max(1, min(usable_cpus() // threads, memory_width)), session.display.tick)
 
 
 def measure(session: Session, artifacts: Artifacts) -> Outcome:
@@ -246,15 +273,19 @@ def measure(session: Session, artifacts: Artifacts) -> Outcome:
     )
     try:
         return conductor.run(contenders)
+    except KeyboardInterrupt:
+        session.precision = conductor.precision()
+        raise
     finally:
-        session.phase_seconds["start"] = conductor.start_seconds
-        session.phase_seconds["measure"] = conductor.measure_seconds
+        for name, spent in (("start", conductor.start_seconds), ("measure", conductor.measure_seconds)):
+            session.phase_seconds[name] = session.phase_seconds.get(name, 0.0) + spent
 
 
 def finish(session: Session, outcome: Outcome, interrupted: bool) -> ExitCode:
     """Write the last entry and the report, and say how it went."""
     run = session.run
-    failures = any(record.failure for record in run.cells.values())
+    measured = {block.cell for block in run.blocks}
+    failures = any(record.failure or key not in measured for key, record in run.cells.items())
     lacking = any(skip.requested for skip in run.skipped)
     status = "partial" if interrupted else "failures" if failures or lacking else "complete"
     try:

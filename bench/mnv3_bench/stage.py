@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mnv3_bench.backends import get_backend
 from mnv3_bench.coldstart import file_name, load_order
@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from mnv3_bench.conductor import Contender
+    from mnv3_bench.launcher import Task
     from mnv3_bench.plan import Limits
     from mnv3_bench.prepare import Artifacts
 
 WARM_UP_SECONDS = 1.0
+
+Nursery = tuple[tuple[str, ...], int]
+"""Modules to import and threads: what workers that are forked from one process share."""
 
 
 class WorkerStage:
@@ -38,23 +42,42 @@ class WorkerStage:
         self.cpus = cpus
         self.tick = tick
         self.workers: dict[str, Worker] = {}
+        self.broken: dict[Nursery, WorkerError] = {}
 
     def start(self, contenders: Sequence[Contender], epoch: int) -> dict[str, float | Failure]:
         """Start a worker for each contender, warm and paused."""
         threads = max(contender.cell.threads for contender in contenders)
         width = max(1, self.cpus // threads)
-        imports = {
-            (get_backend(contender.cell.backend).info.runtime_modules, contender.cell.threads)
-            for contender in contenders
-            if CAN_FORK and get_backend(contender.cell.backend).info.forkable
-        }
-        for _ in side_by_side([partial(self._import, *which) for which in sorted(imports)], width):
-            pass
+        imports = list(dict.fromkeys(which for c in contenders if (which := self._nursery_of(c)) is not None))
+        # The longest import first.
+        imports.sort(key=lambda which: -len(which[0]))
+        forkable = {which: [c for c in contenders if self._nursery_of(c) == which] for which in imports}
+        fresh = [contender for contender in contenders if self._nursery_of(contender) is None]
+        waiting: list[Task] = []
+
+        def start(contender: Contender) -> Task:
+            return partial(self._start, contender, epoch)
+
+        def import_first(which: Nursery) -> Task:
+            return partial(self._import, which, lambda: waiting.extend(map(start, forkable[which])))
+
+        def more() -> list[Task]:
+            added, waiting[:] = list(waiting), []
+            return added
+
+        # Runtimes that are forked are imported first; meanwhile the others start on the CPUs that are left.
+        tasks = [*map(import_first, imports), *map(start, fresh)]
         found: dict[str, float | Failure] = {}
-        tasks = [partial(self._start, contender, epoch) for contender in contenders]
-        for index, result in side_by_side(tasks, width, tick=self.tick):
-            found[contenders[index].key] = result
+        for _, result in side_by_side(tasks, width, more=more, tick=self.tick):
+            if result is not None:
+                found[result[0]] = result[1]
         return {contender.key: found[contender.key] for contender in contenders}
+
+    @staticmethod
+    def _nursery_of(contender: Contender) -> Nursery | None:
+        """What a contender's worker can be forked from; None where it needs an interpreter of its own."""
+        info = get_backend(contender.cell.backend).info
+        return (info.runtime_modules, contender.cell.threads) if CAN_FORK and info.forkable else None
 
     def turn(self, key: str, discard: int, calls: int) -> Turned | Failure:
         """Let one worker run a block."""
@@ -72,22 +95,23 @@ class WorkerStage:
             worker.kill()
             self.launcher.forget(worker)
         self.workers.clear()
+        self.broken.clear()
         self.launcher.close_nurseries()
 
     def _import(
-        self, modules: tuple[str, ...], threads: int
-    ) -> Generator[tuple[Worker, Message, float], Reply, Any]:
-        nursery, new = self.launcher.nursery(modules, threads)
-        if new:
-            try:
-                yield nursery, Import(modules), self.limits.load
-            except WorkerError:
-                # Its cells will find it gone and fail with their own reason.
-                nursery.kill()
+        self, which: Nursery, done: Callable[[], None]
+    ) -> Generator[tuple[Worker, Message, float], Reply, None]:
+        nursery = self.launcher.nursery(*which)
+        try:
+            yield nursery, Import(which[0]), self.limits.load
+        except WorkerError as error:
+            nursery.kill()
+            self.broken[which] = error
+        done()
 
     def _start(
         self, contender: Contender, epoch: int
-    ) -> Generator[tuple[Worker, Message, float], Reply, float | Failure]:
+    ) -> Generator[tuple[Worker, Message, float], Reply, tuple[str, float | Failure]]:
         cell = contender.cell
         info = get_backend(cell.backend).info
         limits = self.limits
@@ -95,9 +119,11 @@ class WorkerStage:
         phase = "load"
         worker: Worker | None = None
         try:
-            if CAN_FORK and info.forkable:
-                nursery, _ = self.launcher.nursery(info.runtime_modules, cell.threads)
-                worker = self.launcher.forked(name, nursery, limits.load)
+            which = self._nursery_of(contender)
+            if which is not None:
+                if which in self.broken:
+                    raise self.broken[which]
+                worker = self.launcher.forked(name, self.launcher.nursery(*which), limits.load)
             else:
                 worker = self.launcher.fresh(name, cell.threads)
                 yield worker, Import(info.runtime_modules), limits.load
@@ -107,10 +133,10 @@ class WorkerStage:
             phase = "warm-up"
             warm = expect((yield worker, WarmUp(WARM_UP_SECONDS), limits.warm_up), Warm)
         except WorkerError as error:
-            return self._failure(cell.key, phase, worker, error)
+            return cell.key, self._failure(cell.key, phase, worker, error)
         worker.pause()
         self.workers[cell.key] = worker
-        return warm.call_seconds
+        return cell.key, warm.call_seconds
 
     def _failure(self, key: str, phase: str, worker: Worker | None, error: WorkerError) -> Failure:
         if worker is not None:

@@ -7,6 +7,7 @@ nothing that was appended. (A power cut may: entries are not forced to the disk.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -42,6 +43,14 @@ class Journal:
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor = descriptor
+        try:
+            # Two writers would tear each other's lines.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise JournalError(
+                f"'{path}' is being written: that run is still going on; wait for its end"
+            ) from None
         self._size = os.fstat(descriptor).st_size
 
     @classmethod
@@ -71,12 +80,12 @@ class Journal:
         path = Path(path)
         read_journal(path)
         try:
-            finished = _finished(path.read_bytes())
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
-            os.ftruncate(descriptor, finished)
+            journal = cls(path, os.open(path, os.O_WRONLY | os.O_APPEND))
+            journal._size = _finished(path.read_bytes())
+            os.ftruncate(journal._descriptor, journal._size)
         except OSError as error:
             raise JournalError(_why(path, error)) from error
-        return cls(path, descriptor)
+        return journal
 
     def append(self, entry: Entry) -> None:
         """Add one entry.

@@ -250,14 +250,56 @@ def test_several_cohorts_share_the_budget() -> None:
     assert 50 < stage.time < 75
 
 
-@pytest.mark.parametrize(
-    ("budget", "start", "round_", "epochs"), [(60, 1, 0.5, 12), (170, 8, 4.5, 4), (10, 10, 1, 3)]
-)
-def test_the_budget_is_split(budget: float, start: float, round_: float, epochs: int) -> None:
-    found, rounds = split_budget(budget, start, round_)
-    assert found == epochs
-    assert rounds >= 1
-    assert rounds == 1 or found * (start + rounds * round_) <= budget
+@pytest.mark.parametrize(("budget", "start", "epochs"), [(60, 1, 12), (187, 9.5, 4), (10, 10, 3)])
+def test_the_budget_is_split(budget: float, start: float, epochs: int) -> None:
+    assert split_budget(budget, start) == epochs
+
+
+@pytest.mark.parametrize("budget", [30.0, 60.0, 173.0])
+@pytest.mark.parametrize("start", [0.5, 2.0, 9.0])
+def test_the_budget_is_kept(budget: float, start: float) -> None:
+    """No epoch is begun that would not fit, and none runs past the end."""
+    stage = FakeStage(lambda key, epoch: 0.01 * (1.2 if key.startswith("a") and epoch % 2 else 1), start)
+    _, outcome = perform(stage, ["a/eager", "v1/eager", "a/x", "v1/x"], precision=1e-6, budget=budget)
+    assert outcome.stopped_because == "budget"
+    assert 0.75 * budget < stage.time <= budget + 1
+    assert outcome.start_seconds < 0.45 * budget or start > budget / 10
+
+
+def test_a_cell_that_was_never_measured_keeps_a_resumed_run_going() -> None:
+    """As when a compiler was installed after the other cells had been measured."""
+    stage = FakeStage(lambda key, epoch: 0.01)
+    entries, _ = perform(stage, ["a/eager", "v1/eager"])
+    again: list[Entry] = []
+    outcome = Conductor(
+        stage,
+        Policy(precision=0.02, time_budget=60, seed=0, memory_bytes=10**9),
+        partial(printed_ratios, variants=("a",), references=("v1",)),
+        again.append,
+        clock=lambda: stage.time,
+        earlier=blocks_of(entries),
+        spent=59.0,
+    ).run(contenders("a/eager", "v1/eager", "a/x"))
+    late = {block.epoch for block in blocks_of(again) if block.cell == Cell("a", "x").key}
+    assert len(late) == FEWEST_EPOCHS
+    assert outcome.stopped_because == "precision"
+
+
+def test_a_cell_in_several_cohorts_has_each_round_once() -> None:
+    stage = FakeStage(lambda key, epoch: 0.01)
+    names = [f"{variant}/{backend}" for variant in ("a", "v1") for backend in ("eager", "x", "y")]
+    entries: list[Entry] = []
+    Conductor(
+        stage,
+        Policy(precision=0.02, time_budget=60, seed=0, memory_bytes=450),
+        partial(printed_ratios, variants=("a",), references=("v1",)),
+        entries.append,
+        clock=lambda: stage.time,
+    ).run(contenders(*names, memory=100))
+    assert stage.most_alive == 4
+    for key in {block.cell for block in blocks_of(entries)}:
+        places = [(block.epoch, block.round) for block in blocks_of(entries) if block.cell == key]
+        assert len(places) == len(set(places))
 
 
 def test_a_block_lasts_about_a_tenth_of_a_second() -> None:

@@ -128,10 +128,9 @@ def test_a_paused_worker_uses_no_cpu_even_when_it_spins(launcher: Launcher) -> N
 def test_a_forked_worker_has_what_its_nursery_imported_and_is_a_process_of_its_own(
     launcher: Launcher,
 ) -> None:
-    nursery, new = launcher.nursery(("fractions",), 1)
-    assert new
+    nursery = launcher.nursery(("fractions",), 1)
     nursery.request(Import(("fractions",)), 20)
-    assert launcher.nursery(("fractions",), 1) == (nursery, False)
+    assert launcher.nursery(("fractions",), 1) is nursery
     workers = [launcher.forked(f"f{n}", nursery, 20) for n in range(3)]
     assert len({worker.pid for worker in workers} | {nursery.pid}) == 4
     for worker in workers:
@@ -158,7 +157,7 @@ def test_no_worker_outlives_a_killed_run(tmp_path: Path) -> None:
         from mnv3_bench.launcher import Launcher
         from mnv3_bench.protocol import Import
         launcher = Launcher(Path({str(tmp_path)!r}), memory_limit=None)
-        nursery, _ = launcher.nursery(("json",), 1)
+        nursery = launcher.nursery(("json",), 1)
         nursery.request(Import(("json",)), 20)
         forked = launcher.forked("f", nursery, 20)
         forked.request(Import(("json",)), 20)

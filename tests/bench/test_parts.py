@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -64,6 +66,23 @@ class TestStore:
         assert store.find({"k": 1}) is None
         self.build(store, {"k": 1}, "again")
         assert (store.path({"k": 1}) / "sub" / "file").read_text() == "again"
+
+    def test_a_damaged_entry_is_no_entry(self, tmp_path: Path) -> None:
+        store = Store(tmp_path)
+        self.build(store, {"k": 1}, "hello")
+        (store.path({"k": 1}) / "sub" / "file").write_text("hell")
+        assert store.find({"k": 1}) is None
+        self.build(store, {"k": 1}, "again")
+        assert store.find({"k": 1}) is not None
+
+    def test_what_a_killed_run_left_is_swept_up(self, tmp_path: Path) -> None:
+        dead = subprocess.Popen([sys.executable, "-c", ""])
+        dead.wait()
+        (tmp_path / f"building-{dead.pid}-x").mkdir()
+        (tmp_path / f"building-{os.getpid()}-y").mkdir()
+        with Store(tmp_path).begin({"k": 1}):
+            left = sorted(path.name.split("-")[1] for path in tmp_path.iterdir())
+        assert left == [str(os.getpid())] * 2
 
     def test_names_depend_on_values_and_not_on_their_order(self) -> None:
         assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
@@ -249,14 +268,19 @@ class TestInputs:
 
     @pytest.mark.parametrize(("batch", "number"), [(1, 8), (8, 4), (32, 2), (50, 2)])
     def test_batches_of_a_pool(self, batch: int, number: int) -> None:
-        pool = inputs.images(0, "measure", 32, 32)
-        made = inputs.batches(pool, batch)
-        assert [part.shape for part in made] == [(batch, 3, 32, 32)] * number
-        assert (made[0] != made[1]).any()
+        indices = inputs.batch_indices(32, batch)
+        assert indices.shape == (number, batch)
+        assert indices.min() >= 0
+        assert indices.max() < 32
+        assert len({tuple(row) for row in indices}) == number
 
 
 class TestAgreement:
     reference = np.random.default_rng(0).normal(size=(16, 10))
+
+    def wrong(self, logits: Any, floor: float) -> str | None:
+        found = agreement(logits, self.reference)
+        return wrong_numbers(found.finite, found.snr_db, floor)
 
     def test_identical_outputs(self) -> None:
         found = agreement(self.reference.copy(), self.reference)
@@ -266,16 +290,16 @@ class TestAgreement:
     def test_known_noise_gives_its_decibels(self) -> None:
         noisy = self.reference * 1.1
         assert agreement(noisy, self.reference).snr_db == pytest.approx(20)
-        assert wrong_numbers(agreement(noisy, self.reference), 19) is None
-        assert "20.0 dB" in (wrong_numbers(agreement(noisy, self.reference), 21) or "")
+        assert self.wrong(noisy, 19) is None
+        assert "20.0 dB" in (self.wrong(noisy, 21) or "")
 
     def test_permuted_classes_and_nan_are_wrong(self) -> None:
         found = agreement(self.reference[:, ::-1], self.reference)
         assert found.top1_agreement < 0.5
-        assert wrong_numbers(found, 10) is not None
+        assert self.wrong(self.reference[:, ::-1], 10) is not None
         broken = self.reference.copy()
         broken[3, 3] = np.nan
-        assert wrong_numbers(agreement(broken, self.reference), 10) == "the outputs contain NaN or infinity"
+        assert self.wrong(broken, 10) == "the outputs contain NaN or infinity"
 
     def test_an_all_zero_reference(self) -> None:
         zeros = np.zeros((2, 2))

@@ -40,7 +40,8 @@ def test_cells_are_the_product_of_everything() -> None:
 
 def test_a_reference_that_is_asked_for_is_measured_once() -> None:
     plan = make_plan(Asked(variants="v2,small", backends="eager"))
-    assert plan.request.references == ("v1",)
+    assert plan.request.references == ("v1", "v2")
+    assert sorted({cell.variant for cell in plan.cells}) == ["v1", "v2", "v3-small"]
     assert len(plan.cells) == 3
 
 
@@ -166,7 +167,11 @@ def test_a_pyproject_is_read_when_it_has_the_table(tmp_path: Path, monkeypatch: 
     [
         ("variants = [", r"is not TOML"),
         ("varaints = 'small'", r"'varaints' is not a setting; did you mean variants\?"),
-        ("threads = true", r"threads = True is not what was expected: text, a number or a list"),
+        ("threads = true", r"threads = True is not what was expected: a whole number, text or a list"),
+        ("threads = 1.5", r"threads = 1.5 is not what was expected: a whole number"),
+        ("variants = 5", r"variants = 5 is not what was expected: text or a list of text"),
+        ("device = ['cpu']", r"is not what was expected: text"),
+        ("output = 5", r"output = 5 is not what was expected: text"),
         ("quick = 'yes'", r"quick = 'yes' is not what was expected: true or false"),
         ("seed = 1.5", r"seed = 1.5 is not what was expected: a whole number"),
         ("variants = { a = 1 }", r"is not what was expected"),

@@ -311,3 +311,15 @@ def test_a_disk_that_fills_up_stops_the_run_with_a_line_and_keeps_what_was_measu
     again = bench("--resume", "second", env=environment, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert len(load(tmp_path / "second").blocks) > len(run.blocks)
+
+
+def test_a_resumed_run_does_not_forget_wrong_numbers(tmp_path: Path, environment: dict[str, str]) -> None:
+    asked = [*SMALL, "--backends", "eager,fake-wrong", "--quick", "--time-budget", "2s", "--output", "out"]
+    assert bench(*asked, env=environment, cwd=tmp_path).returncode == 5
+    again = bench("--resume", "out", env=environment, cwd=tmp_path)
+    assert again.returncode == 5, again.stderr
+    run = load(tmp_path / "out")
+    wrong = next(record for record in run.cells.values() if record.cell.backend == "fake-wrong")
+    assert wrong.failure is not None
+    assert wrong.failure.phase == "fidelity"
+    assert not [block for block in run.blocks if block.cell == wrong.cell.key]

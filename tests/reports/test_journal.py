@@ -199,3 +199,13 @@ def test_lines_are_small_and_typed(tmp_path: Path) -> None:
     assert kinds[0] == "started"
     assert kinds.count("block") == 12 * 2 * 2
     assert isinstance(msgspec.json.decode(lines[-2], type=Block), Block)
+
+
+def test_a_run_that_is_going_on_is_not_written_by_another(tmp_path: Path) -> None:
+    written(tmp_path / "j")
+    with Journal.resume(tmp_path / "j"):
+        before = (tmp_path / "j").read_bytes()
+        with pytest.raises(JournalError, match="that run is still going on"):
+            Journal.resume(tmp_path / "j")
+        assert (tmp_path / "j").read_bytes() == before
+    Journal.resume(tmp_path / "j").close()
