@@ -71,7 +71,8 @@ def rebuild(about: About, directory: Path) -> nn.Module:
     from mnv3_models import build
 
     try:
-        state = load_file(directory / WEIGHTS)
+        # Cloned: tensors mapped from a safetensors file lie at any multiple of 8 bytes; torch's own at one of 64.
+        state = {name: tensor.clone() for name, tensor in load_file(directory / WEIGHTS).items()}
     except (OSError, SafetensorError) as error:
         raise BackendError(
             f"the artifact's {WEIGHTS} cannot be read ({error}); prepare it again with --cold"
