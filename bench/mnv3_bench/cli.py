@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from mnv3_bench import __version__
 from mnv3_bench.errors import ExitCode, UsageError
+from mnv3_bench.gate import cli as gate_cli
 
 
 class _RunByDefault(TyperGroup):
@@ -211,6 +212,29 @@ def report(
                 print(write_text(Path(target), render(run)))
     except RunDirectoryError as error:
         raise UsageError(str(error)) from None
+    return ExitCode.DONE
+
+
+app.command("gate")(gate_cli.gate)
+
+
+@app.command()
+def doctor(
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Also measure the noise, and what a gate could detect here."),
+    ] = False,
+) -> ExitCode:
+    """Say what on this machine disturbs a measurement, and what to change."""
+    from mnv3_bench.doctor import examine, to_lines
+
+    for line in to_lines(examine()):
+        print(line)
+    if measure:
+        from mnv3_bench.gate.selftest import noise_floor
+
+        for line in noise_floor():
+            print(line)
     return ExitCode.DONE
 
 

@@ -6,8 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mnv3_bench.backends import get_backend
+from mnv3_bench.conversations import side_by_side
 from mnv3_bench.inputs import DESCRIPTION
-from mnv3_bench.launcher import Launcher, Worker, WorkerError, expect, side_by_side
+from mnv3_bench.launcher import Launcher, Worker, WorkerError, expect
 from mnv3_bench.protocol import (
     Check,
     Checked,

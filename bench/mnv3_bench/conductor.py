@@ -48,7 +48,7 @@ class Contender:
 class Stage(Protocol):
     """Where contenders perform: gives each a fresh worker for the length of an epoch."""
 
-    def start(self, contenders: Sequence[Contender], epoch: int) -> dict[str, float | Failure]:
+    def start(self, keys: Sequence[str], epoch: int) -> dict[str, float | Failure]:
         """Start a worker for each and leave it warm and paused. Key to seconds a call, or why it failed."""
 
     def turn(self, key: str, discard: int, calls: int) -> Turned | Failure:
@@ -170,7 +170,7 @@ class Conductor:
 
     def _start(self, group: list[Contender], epoch: int) -> dict[str, float]:
         speeds: dict[str, float] = {}
-        for key, found in self.stage.start(group, epoch).items():
+        for key, found in self.stage.start([contender.key for contender in group], epoch).items():
             if isinstance(found, Failure):
                 self._fail(found)
             else:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnv3_bench.errors import UsageError
 from mnv3_bench.plan import Asked, nearest
+
+if TYPE_CHECKING:
+    from mnv3_bench.gate.command import GateAsked
 
 
 def read_config(path: str | None) -> tuple[Asked, str | None]:
@@ -19,9 +22,64 @@ def read_config(path: str | None) -> tuple[Asked, str | None]:
     Raises:
         UsageError: the file is not there, is no TOML, or has a key or value that means nothing.
     """
+    table, file = _read_table(path)
+    return (Asked(), None) if file is None else (_asked(table, file), str(file))
+
+
+def read_gate_config(path: str | None) -> tuple[Asked, GateAsked, str | None]:
+    """The same for `mnv3-bench gate`, whose own settings and rules stand in the table `gate`.
+
+    Raises:
+        UsageError: as `read_config`.
+    """
+    from mnv3_bench.gate.command import GateAsked
+
+    table, file = _read_table(path)
+    if file is None:
+        return Asked(), GateAsked(), None
+    gate = table.get("gate", {})
+    if not isinstance(gate, dict):
+        raise UsageError(f"{file}: gate = {gate!r} is no table; write [gate]")
+    known = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(GateAsked)}
+    del known["rules-from"]
+    values: dict[str, Any] = {"rules_from": str(file)}
+    shared: dict[str, Any] = {}
+    for key, value in gate.items():
+        dashed = key.replace("_", "-")
+        if dashed in _SHARED_WITH_RUN:
+            shared[dashed] = value
+        elif dashed not in known:
+            names = sorted({*known, *_SHARED_WITH_RUN})
+            raise UsageError(f"{file}: 'gate.{key}' is not a setting{nearest(key, names)}")
+        elif not _fits_gate(known[dashed], value):
+            raise UsageError(f"{file}: gate.{key} = {value!r} is not what was expected")
+        else:
+            values[known[dashed]] = value
+    # What a run measures for is not what a gate measures for: its own budget only.
+    of_run = {
+        k: v for k, v in table.items() if k.replace("_", "-") not in ("time-budget", "precision", "quick")
+    }
+    return _asked({**of_run, **shared}, file), GateAsked(**values), str(file)
+
+
+_SHARED_WITH_RUN = ("time-budget", "output")
+
+
+def _fits_gate(name: str, value: Any) -> bool:
+    if name in ("allow_different_outputs", "deterministic_only"):
+        return isinstance(value, bool)
+    if name == "rules":
+        return isinstance(value, dict)
+    if name in ("base", "head", "baseline", "control"):
+        return isinstance(value, str)
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)
+
+
+def _read_table(path: str | None) -> tuple[dict[str, Any], Path | None]:
+    """A configuration file's own table; no file where there is none to read."""
     file = Path(path) if path is not None else Path("pyproject.toml")
     if path is None and not file.is_file():
-        return Asked(), None
+        return {}, None
     try:
         with file.open("rb") as stream:
             table = tomllib.load(stream)
@@ -31,21 +89,23 @@ def read_config(path: str | None) -> tuple[Asked, str | None]:
         raise UsageError(f"--config: {file} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         if path is None:
-            return Asked(), None  # somebody else's broken pyproject.toml is not ours to complain about
+            return {}, None  # somebody else's broken pyproject.toml is not ours to complain about
         raise UsageError(f"--config: {file} is not TOML: {error}") from None
     if file.name == "pyproject.toml":
         table = table.get("tool", {}).get("mnv3-bench", {})
         if not table:
             if path is not None:
                 raise UsageError(f"--config: {file} has no table [tool.mnv3-bench]")
-            return Asked(), None
-    return _asked(table, file), str(file)
+            return {}, None
+    return table, file
 
 
 def _asked(table: dict[str, Any], file: Path) -> Asked:
     known = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(Asked)}
     values: dict[str, Any] = {}
     for key, value in table.items():
+        if key == "gate":
+            continue
         name = known.get(key.replace("_", "-"))
         if name is None:
             hint = nearest(key, sorted(known)) or f"; known are {', '.join(sorted(known))}"

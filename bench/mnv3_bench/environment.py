@@ -118,7 +118,12 @@ def usable_cpus() -> int:
 
 def affinity() -> int:
     """Logical CPUs this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(affinity_list()) or os.cpu_count() or 1
+
+
+def affinity_list() -> list[int]:
+    """Numbers of the logical CPUs this process may run on; empty where the system does not tell."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def usable_memory() -> int:

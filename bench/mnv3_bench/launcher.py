@@ -13,7 +13,8 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -31,10 +32,7 @@ from mnv3_bench.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
-    from pathlib import Path
-
-    Task = Callable[[], Generator[tuple["Worker", Message, float], Reply, Any]]
+    from collections.abc import Mapping
 
 T = TypeVar("T")
 
@@ -163,6 +161,14 @@ class Worker:
                 os.kill(self.pid, signal.SIGCONT)
             self.paused = False
 
+    def bind(self, cpus: set[int]) -> None:
+        """Let every thread of the process run on these CPUs only, where the system can."""
+        if self.gone or not hasattr(os, "sched_setaffinity"):
+            return
+        with contextlib.suppress(OSError):  # a thread, or the process, has just ended
+            for thread in Path(f"/proc/{self.pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), cpus)
+
     def close(self, limit: float = 10.0) -> None:
         """Let the process close its session and leave; kill it if it does not."""
         if self.gone:
@@ -262,7 +268,25 @@ class Launcher:
     them ends.
     """
 
-    def __init__(self, logs: Path, *, memory_limit: int | None, allocator: str = "keep") -> None:
+    def __init__(
+        self,
+        logs: Path,
+        *,
+        memory_limit: int | None,
+        allocator: str = "keep",
+        python: str = sys.executable,
+        variables: Mapping[str, str] | None = None,
+        directory: Path | None = None,
+    ) -> None:
+        """Args that need a word.
+
+        python: the interpreter that runs the workers; it must have this package.
+        variables: set for every worker beside `worker_environment`.
+        directory: where workers are started; by default where this process is.
+        """
+        self.python = python
+        self.variables = dict(variables or {})
+        self.directory = directory
         self.logs = logs
         self.memory_limit = memory_limit
         self.allocator = allocator
@@ -274,7 +298,7 @@ class Launcher:
         """Start an interpreter of its own."""
         ours, theirs = socket.socketpair()
         log = self.logs / f"{name}.log"
-        environment = {**os.environ, **worker_environment(threads, self.allocator)}
+        environment = {**os.environ, **worker_environment(threads, self.allocator), **self.variables}
         limit = self.memory_limit
 
         def limit_memory() -> None:
@@ -283,11 +307,12 @@ class Launcher:
 
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "mnv3_bench.worker", str(theirs.fileno())],
+                [self.python, "-m", "mnv3_bench.worker", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env=environment,
+                cwd=self.directory,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
                 preexec_fn=limit_memory,
@@ -351,100 +376,6 @@ class Launcher:
         self._nurseries.clear()
 
 
-def side_by_side(
-    tasks: Sequence[Task],
-    width: int,
-    more: Callable[[], Sequence[Task]] | None = None,
-    tick: Callable[[], None] | None = None,
-) -> Iterator[tuple[int, Any]]:
-    """Run tasks that talk to workers, at most `width` at a time, in one thread.
-
-    A task is a generator: it yields (worker, order, limit in seconds) and is sent the reply, or has a `WorkerError`
-    thrown in.
-
-    Args:
-        tasks: started in this order.
-        width: tasks under way at once.
-        more: called after each finished task; tasks it returns join the end of the queue (their index goes on
-            counting). This is how one task's end makes others possible.
-        tick: called about twice a second while waiting.
-
-    Yields:
-        The index of a finished task and what it returned, in the order of finishing.
-    """
-    queue = deque(enumerate(tasks))
-    count = len(tasks)
-    with selectors.DefaultSelector() as selector:
-        running = 0
-        while queue or running:
-            while queue and running < width:
-                index, task = queue.popleft()
-                generator = task()
-                outcome = _advance(generator, None, selector, index)
-                if outcome is None:
-                    running += 1
-                else:
-                    yield index, outcome[0]
-                    added = list(more()) if more is not None else []
-                    queue.extend(enumerate(added, count))
-                    count += len(added)
-            if not running:
-                continue
-            now = time.monotonic()
-            deadlines = [key.data[3] for key in selector.get_map().values()]
-            ready = selector.select(max(0.0, min(0.5, min(deadlines) - now)))
-            if tick is not None:
-                tick()
-            answered = [key for key, _ in ready]
-            now = time.monotonic()
-            late = [key for key in selector.get_map().values() if key.data[3] <= now and key not in answered]
-            for key in [*answered, *late]:
-                index, generator, worker, _, limit = key.data
-                selector.unregister(key.fileobj)
-                reply: Reply | WorkerError
-                if key in late:
-                    reply = worker.hung(limit)
-                else:
-                    try:
-                        reply = worker.receive()
-                    except WorkerError as error:
-                        reply = error
-                outcome = _advance(generator, reply, selector, index)
-                if outcome is not None:
-                    running -= 1
-                    yield index, outcome[0]
-                    added = list(more()) if more is not None else []
-                    queue.extend(enumerate(added, count))
-                    count += len(added)
-
-
-def _advance(
-    generator: Generator[tuple[Worker, Message, float], Reply, Any],
-    reply: Reply | WorkerError | None,
-    selector: selectors.BaseSelector,
-    index: int,
-) -> tuple[Any] | None:
-    """Let a task run to its next order. Returns (result,) when it has finished."""
-    try:
-        while True:
-            if isinstance(reply, WorkerError):
-                worker, order, limit = generator.throw(reply)
-            else:
-                worker, order, limit = generator.send(reply)  # type: ignore[arg-type]
-            try:
-                worker.send(order)
-            except WorkerError as error:
-                reply = error
-                continue
-            deadline = time.monotonic() + limit
-            selector.register(
-                worker.channel, selectors.EVENT_READ, (index, generator, worker, deadline, limit)
-            )
-            return None
-    except StopIteration as stop:
-        return (stop.value,)
-
-
 def expect(reply: Reply, kind: type[T]) -> T:
     """The reply as the kind that the order promises."""
     if not isinstance(reply, kind):
@@ -458,6 +389,5 @@ __all__ = [
     "WorkerError",
     "describe_exit",
     "expect",
-    "side_by_side",
     "worker_environment",
 ]

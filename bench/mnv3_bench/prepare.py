@@ -14,8 +14,9 @@ import msgspec
 
 from mnv3_bench.backends import get_backend
 from mnv3_bench.cache import Building, Manifest, Store, digest
+from mnv3_bench.conversations import side_by_side
 from mnv3_bench.keys import WEIGHTS_RESOLUTION, Keys, digest_of
-from mnv3_bench.launcher import Launcher, Worker, WorkerError, expect, side_by_side
+from mnv3_bench.launcher import Launcher, Worker, WorkerError, expect
 from mnv3_bench.prepare_worker import FACTS_FILE, IMAGES_FILE, LOGITS_FILE, WEIGHTS_FILE, about_weights
 from mnv3_bench.protocol import Done, Images, Message, Prepare, Purpose, Reference, Reply, Weights
 from mnv3_reports.record import Cell, Entry, Failure, Prepared, Request, VariantFacts

@@ -22,9 +22,19 @@ Purpose = Literal["weights", "calibration", "fidelity", "measure"]
 
 _MAX_FRAME: Final = 1 << 28
 
+PROTOCOL: Final = 2
+"""Grows with every change to a message; both ends of a channel must have the same (`Hello`).
+
+2  Hello, LoadCallable, Load.slowdown
+"""
+
 
 class Message(msgspec.Struct, frozen=True, tag=True):
     """Anything sent on a channel."""
+
+
+class Hello(Message, frozen=True):
+    """Say who you are: asked of interpreters that are not the conductor's own."""
 
 
 class Images(Message, frozen=True):
@@ -97,6 +107,21 @@ class Load(Message, frozen=True):
     device: str
     images: str
     batch: int
+    slowdown: float = 0.0
+    """Busy-wait added to every call, as a share of that call: for tests of what is measured with."""
+
+
+class LoadCallable(Message, frozen=True):
+    """Load a Python function that makes the callable to be timed."""
+
+    file: str
+    """Source file of the function; empty when `module` alone finds it."""
+    module: str
+    function: str
+    """Name in the module, dotted for what lies in a class."""
+    path: tuple[str, ...]
+    """Put in front of `sys.path`."""
+    slowdown: float = 0.0
 
 
 class First(Message, frozen=True):
@@ -132,7 +157,8 @@ class Close(Message, frozen=True):
 
 
 Order = (
-    Images
+    Hello
+    | Images
     | Weights
     | Reference
     | Prepare
@@ -140,6 +166,7 @@ Order = (
     | Fork
     | Reap
     | Load
+    | LoadCallable
     | First
     | WarmUp
     | Check
@@ -154,6 +181,16 @@ class Done(Message, frozen=True):
 
     seconds: float = 0.0
     facts: dict[str, Scalar] = {}
+
+
+class Introduced(Message, frozen=True):
+    """Who a worker is."""
+
+    protocol: int
+    python: str
+    packages: dict[str, str]
+    project_version: str
+    commit: str | None
 
 
 class Forked(Message, frozen=True):
@@ -226,7 +263,7 @@ class Failed(Message, frozen=True):
     install: str | None = None
 
 
-Reply = Done | Forked | Reaped | Imported | Warm | Checked | Seen | Turned | Failed
+Reply = Done | Introduced | Forked | Reaped | Imported | Warm | Checked | Seen | Turned | Failed
 
 
 class ChannelClosedError(Exception):

@@ -25,7 +25,7 @@ from mnv3_bench.errors import ExitCode, IncomparableError, RunStoppedError, Usag
 from mnv3_bench.keys import Keys
 from mnv3_bench.launcher import CAN_FORK, Launcher
 from mnv3_bench.prepare import Artifacts, Preparer
-from mnv3_bench.stage import WorkerStage
+from mnv3_bench.stage import Performer, WorkerStage
 from mnv3_reports.compare import printed_ratios
 from mnv3_reports.journal import Journal, JournalError, assemble, read_journal
 from mnv3_reports.record import (
@@ -255,9 +255,12 @@ def measure(session: Session, artifacts: Artifacts) -> Outcome:
         shared = CAN_FORK and get_backend(cell.backend).info.forkable
         own = inspected.peak_bytes - (inspected.runtime_bytes if shared else 0)
         contenders.append(Contender(cell, inspected.call_seconds, own))
+    performers = {
+        contender.key: Performer.of(contender.cell, artifacts, session.launcher) for contender in contenders
+    }
     session.display.begin("measure", len(contenders))
     conductor = Conductor(
-        WorkerStage(artifacts, session.launcher, session.limits, usable_cpus(), session.display.tick),
+        WorkerStage(performers, session.limits, usable_cpus(), session.display.tick),
         Policy(
             precision=request.precision,
             time_budget=request.time_budget,

@@ -21,6 +21,7 @@ from typing import Any
 
 from mnv3_bench import noise, timing
 from mnv3_bench.protocol import (
+    PROTOCOL,
     Channel,
     ChannelClosedError,
     Check,
@@ -31,10 +32,13 @@ from mnv3_bench.protocol import (
     First,
     Fork,
     Forked,
+    Hello,
     Images,
     Import,
     Imported,
+    Introduced,
     Load,
+    LoadCallable,
     Look,
     Order,
     Prepare,
@@ -145,8 +149,12 @@ class Worker:
         match order:
             case Import():
                 return self._import(order)
+            case Hello():
+                return _introduce()
             case Load():
                 return self._load(order)
+            case LoadCallable():
+                return self._load_callable(order)
             case First():
                 return self._first()
             case WarmUp():
@@ -199,7 +207,22 @@ class Worker:
             self.staged.append(self.session.stage(images))
         self.batch = order.batch
         self.device = order.device
+        self._slow_down(order.slowdown)
         return Done(seconds)
+
+    def _load_callable(self, order: LoadCallable) -> Done:
+        from mnv3_bench.callables import CallableSession
+
+        start = time.perf_counter()
+        self.session = CallableSession(order)
+        # Two entries, so that the pool can be gone round as any other.
+        self.staged = [None, None]
+        self._slow_down(order.slowdown)
+        return Done(time.perf_counter() - start)
+
+    def _slow_down(self, share: float) -> None:
+        if share:
+            self.session = SlowedSession(self.session, share)
 
     def _first(self) -> Done:
         (nanoseconds,) = timing.timed_calls(self.session, self.staged, 1)
@@ -265,6 +288,35 @@ class Worker:
             device_peak_bytes=peak,
             device_reserved_bytes=reserved,
         )
+
+
+class SlowedSession:
+    """A session whose every call takes longer by a known share of itself: a regression made on purpose."""
+
+    def __init__(self, session: Any, share: float) -> None:
+        self.session = session
+        self.share = share
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def run(self, staged: Any) -> Any:
+        """One inference, then a busy-wait."""
+        clock = time.perf_counter_ns
+        start = clock()
+        output = self.session.run(staged)
+        now = clock()
+        end = now + (now - start) * self.share
+        while clock() < end:
+            pass
+        return output
+
+
+def _introduce() -> Introduced:
+    from mnv3_bench.environment import software
+
+    mine = software()
+    return Introduced(PROTOCOL, mine.python, mine.packages, mine.project_version, mine.commit)
 
 
 def agreement(logits: Any, reference: Any) -> Checked:

@@ -38,11 +38,11 @@ class FakeStage:
         self.most_alive = 0
         self.fail_at: dict[tuple[str, int], Failure] = {}
 
-    def start(self, contenders: Sequence[Contender], epoch: int) -> dict[str, float | Failure]:
+    def start(self, keys: Sequence[str], epoch: int) -> dict[str, float | Failure]:
         assert not self.alive, "an epoch began before the last one's workers were stopped"
         self.epoch = epoch
         self.time += self.start_seconds
-        self.alive = [contender.key for contender in contenders]
+        self.alive = list(keys)
         self.most_alive = max(self.most_alive, len(self.alive))
         found: dict[str, float | Failure] = {}
         for key in self.alive:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from mnv3_bench.launcher import CAN_FORK, Launcher, Worker, WorkerError, describe_exit, expect, side_by_side
+from mnv3_bench.conversations import side_by_side
+from mnv3_bench.launcher import CAN_FORK, Launcher, Worker, WorkerError, describe_exit, expect
 from mnv3_bench.protocol import Check, Close, Done, Import, Imported, Message, Reply
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from perf.cells import prepared_cell
 from mnv3_bench.conductor import Conductor, Contender, Policy
 from mnv3_bench.launcher import Launcher, WorkerError, expect
 from mnv3_bench.protocol import Done, First, Import, Load, Turn, Turned, Warm, WarmUp
-from mnv3_bench.stage import WorkerStage
+from mnv3_bench.stage import Performer, WorkerStage
 from mnv3_reports.compare import PrintedRatio
 from mnv3_reports.record import Block, Cell
 from mnv3_reports.statistics import block_medians, ratio_of_medians
@@ -63,7 +63,12 @@ def in_turns(found: PreparedCell, logs: Path, seed: int) -> float:
             blocks.append(entry)
 
     conductor = Conductor(
-        WorkerStage(artifacts, launcher, found.limits, len(os.sched_getaffinity(0)), lambda: None),
+        WorkerStage(
+            {cell.key: Performer.of(cell, artifacts, launcher) for cell in cells},
+            found.limits,
+            len(os.sched_getaffinity(0)),
+            lambda: None,
+        ),
         # A budget that leaves SECONDS of blocks after three starts of workers.
         Policy(precision=1e-9, time_budget=SECONDS * 1.25, seed=seed, memory_bytes=1 << 34),
         lambda _: [PrintedRatio(cells[0].key, cells[1].key, "backend")],

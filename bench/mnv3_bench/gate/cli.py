@@ -1,0 +1,140 @@
+"""`mnv3-bench gate` as it is typed. Everything heavy is imported when it runs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mnv3_bench.errors import ExitCode
+
+if TYPE_CHECKING:
+    from mnv3_bench.gate.command import GateAsked
+
+
+def gate(
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="What to compare with: a variant, a weights file, git:REF, python:PATH of an interpreter, or here."
+        ),
+    ] = None,
+    head: Annotated[str | None, typer.Option(help="What may have become slower; the same forms.")] = None,
+    variants: Annotated[
+        str | None,
+        typer.Option(
+            help="Networks, where the arms do not name them, or module:function. Default: large,small."
+        ),
+    ] = None,
+    backends: Annotated[
+        str | None, typer.Option(help="Runtimes, or all. Default: onnxruntime,eager.")
+    ] = None,
+    threads: Annotated[str | None, typer.Option(help="Threads a cell, such as 1,2. Default: 1.")] = None,
+    batch_sizes: Annotated[str | None, typer.Option(help="Images a call, such as 1,8. Default: 1.")] = None,
+    resolutions: Annotated[str | None, typer.Option(help="Pixels a side. Default: 224.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: cpu.")] = None,
+    margin: Annotated[
+        str | None, typer.Option(help="Slowdown that is tolerated, such as 3%. Default: 3%.")
+    ] = None,
+    detect: Annotated[
+        str | None,
+        typer.Option(help="Plan for this slowdown to be found with the asked power, such as 5%."),
+    ] = None,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(help="Time for measuring, such as 5m. Default: 45 s and 20 s for each further cell."),
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="Chance of a false failure. Default: 0.05.")] = None,
+    power: Annotated[float | None, typer.Option(help="Of finding --detect. Default: 0.8.")] = None,
+    deterministic_only: Annotated[
+        bool | None,
+        typer.Option("--deterministic-only", help="Compare sizes, counts and fidelity only; time nothing."),
+    ] = None,
+    allow_different_outputs: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-different-outputs", help="Compare arms whose networks compute different things."
+        ),
+    ] = None,
+    inject_slowdown: Annotated[
+        str | None,
+        typer.Option(
+            help="Slow the head down by a busy-wait of this share of each call: a test of the gate."
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Weights of both arms: FILE for one variant, or variant=FILE,….")
+    ] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Outputs of the classifier. Default: 1000.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, inputs and order. Default: 0.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Folder for reports. Default: mnv3-runs/gate-TIME.")
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="TOML file with these options and [gate.rules]. Default: [tool.mnv3-bench]."),
+    ] = None,
+    timeout: Annotated[
+        str | None, typer.Option(help="Limit for each order to a worker, such as 60s.")
+    ] = None,
+    worker_memory: Annotated[
+        str | None, typer.Option(help="Memory limit of one worker, such as 4GB.")
+    ] = None,
+) -> ExitCode:
+    """Compare two arms and exit with a verdict: 0 pass, 1 regression, 3 inconclusive, 4 invalid.
+
+    git: and python: run the code they name, and so does module:function: compare only what you trust.
+    """
+    from mnv3_bench.config import merge, read_gate_config
+    from mnv3_bench.gate import command as do
+    from mnv3_bench.plan import Asked
+
+    asked = do.GateAsked(
+        base=base,
+        head=head,
+        margin=margin,
+        detect=detect,
+        alpha=alpha,
+        power=power,
+        inject_slowdown=inject_slowdown,
+        allow_different_outputs=allow_different_outputs,
+        deterministic_only=deterministic_only,
+    )
+    run_asked = Asked(
+        variants=variants,
+        backends=backends,
+        threads=threads,
+        batch_sizes=batch_sizes,
+        resolutions=resolutions,
+        device=device,
+        time_budget=time_budget,
+        seed=seed,
+        num_classes=num_classes,
+        weights=weights,
+        output=output,
+        timeout=timeout,
+        worker_memory=worker_memory,
+    )
+    of_file, gate_of_file, file = read_gate_config(config)
+    opened = do.open_gate(
+        _merged(asked, gate_of_file),
+        merge(run_asked, of_file),
+        shlex.join(["mnv3-bench", *sys.argv[1:]]),
+    )
+    if file is not None:
+        opened.tell(f"settings from {file}")
+    try:
+        report = do.run_gate(opened)
+    finally:
+        do.forget_checkouts(opened)
+    do.say(report, do.write_gate(report, opened.directory))
+    return ExitCode(report.exit_code)
+
+
+def _merged(first: GateAsked, second: GateAsked) -> GateAsked:
+    """What was typed, and where nothing was, what the file says."""
+    typed = {f.name: getattr(first, f.name) for f in fields(first) if f.name not in ("rules", "rules_from")}
+    return replace(second, **{name: value for name, value in typed.items() if value is not None})
