@@ -216,6 +216,7 @@ def report(
 
 
 app.command("gate")(gate_cli.gate)
+app.command("gate-selftest")(gate_cli.selftest)
 
 
 @app.command()

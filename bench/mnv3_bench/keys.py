@@ -9,6 +9,7 @@ from mnv3_bench.backends import get_backend
 from mnv3_bench.cache import file_digest, source_digest, versions
 from mnv3_bench.environment import machine
 from mnv3_bench.errors import UsageError
+from mnv3_models import parse_variant
 
 if TYPE_CHECKING:
     from mnv3_bench.protocol import Purpose
@@ -25,6 +26,7 @@ class Keys:
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        self._own_sources: dict[str, dict[str, str]] = {}
 
     def images(self, purpose: Purpose, resolution: int) -> Key:
         """Images for one purpose."""
@@ -38,12 +40,21 @@ class Keys:
         }
 
     def weights(self, variant: str) -> Key:
-        """Weights of a variant.
+        """Weights of a variant. Those of an own model change with its code, as far as that can be found.
 
         Raises:
-            UsageError: the weights file cannot be read.
+            UsageError: the weights file, or the code of an own model, cannot be read.
         """
         file = self.request.weights.get(variant)
+        if parse_variant(variant).is_own:
+            return {
+                "kind": "weights",
+                "variant": variant,
+                "code": self._own_source(variant),
+                "weights": digest_of(file) if file else ["seed", self.request.seed],
+                "source": source_digest("mnv3_models", "mnv3_bench.prepare_worker"),
+                "versions": versions("torch", "safetensors"),
+            }
         return {
             "kind": "weights",
             "variant": variant,
@@ -53,6 +64,17 @@ class Keys:
             "source": source_digest("mnv3_models", "mnv3_bench.prepare_worker"),
             "versions": versions("torch", "safetensors"),
         }
+
+    def _own_source(self, variant: str) -> dict[str, str]:
+        """Read once for a run, so that an edit in the middle of it does not split its artifacts."""
+        from mnv3_models.own_source import fingerprint
+
+        if variant not in self._own_sources:
+            try:
+                self._own_sources[variant] = fingerprint(parse_variant(variant))
+            except (OSError, ValueError) as error:
+                raise UsageError(f"--variants: {error}") from None
+        return self._own_sources[variant]
 
     def reference(self, variant: str, resolution: int) -> Key:
         """Eager fp32 logits, complexity and features of a variant."""

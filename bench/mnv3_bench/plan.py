@@ -193,9 +193,14 @@ def _variants(names: list[str], flag: str) -> tuple[str, ...]:
     found = []
     for name in names:
         try:
-            found.append(parse_variant(name).name)
-        except ValueError as error:
+            variant = parse_variant(name)
+            if variant.is_own:
+                from mnv3_models.own_source import require_source
+
+                require_source(variant)
+        except (OSError, ValueError) as error:
             raise UsageError(f"{flag}: {error}") from None
+        found.append(variant.name)
     return tuple(dict.fromkeys(found))
 
 

@@ -32,6 +32,8 @@ class AboutWeights(msgspec.Struct, frozen=True):
     layout: str | None = None
     """Of the file they came from; None when they are seeded."""
     note: str | None = None
+    source: dict[str, str] | None = None
+    """Fingerprint of an own model's code when they were made."""
 
 
 def about_weights(weights: Path) -> AboutWeights:
@@ -66,13 +68,25 @@ def _make_images(order: Images) -> Done:
 
 
 def _make_weights(order: Weights) -> None:
+    import torch
     from safetensors.torch import save_model
 
-    from mnv3_models import build, load_weights
+    from mnv3_models import build, load_weights, parse_variant
     from mnv3_models.calibration import calibrate, seed_weights
+    from mnv3_models.own import load_state
+    from mnv3_models.own_source import fingerprint
 
-    model = build(order.variant, num_classes=order.num_classes)
-    if order.file is not None:
+    variant = parse_variant(order.variant)
+    torch.manual_seed(order.seed)  # an own model's initial values are drawn while it is built
+    model: nn.Module = build(order.variant, num_classes=order.num_classes)
+    if variant.is_own:
+        # Otherwise its weights are as its function made them: it may have loaded some, and they are not ours to draw.
+        if order.file is not None:
+            load_state(model, order.file)
+        about = AboutWeights(
+            layout="its own" if order.file is not None else None, source=fingerprint(variant)
+        )
+    elif order.file is not None:
         loaded = load_weights(model, order.file)
         about = AboutWeights(bn_eps=loaded.bn_eps, layout=loaded.layout, note=loaded.note)
     else:
@@ -90,15 +104,18 @@ def _make_reference(order: Reference) -> None:
     from mnv3_bench.complexity import count
     from mnv3_models import parse_variant
     from mnv3_models.features import features
+    from mnv3_models.own import count_classes
     from mnv3_models.published import figures
     from mnv3_reports.record import PublishedFigure, VariantFacts
 
     model = load_prepared(order.variant, order.num_classes, order.weights)
     images = np.load(order.images)
+    variant = parse_variant(order.variant)
+    if variant.is_own:
+        count_classes(order.variant, model, torch.from_numpy(images[:1]))
     with torch.inference_mode():
         logits = torch.cat([model(torch.from_numpy(image[None])) for image in images])
     np.save(Path(order.directory) / LOGITS_FILE, logits.numpy())
-    variant = parse_variant(order.variant)
     facts = VariantFacts(
         variant=order.variant,
         resolution=order.resolution,
@@ -124,16 +141,24 @@ def _make_reference(order: Reference) -> None:
 
 
 def _make_artifact(order: Prepare) -> Done:
+    import torch
+
     from mnv3_bench.backends import get_backend
     from mnv3_bench.backends.base import Preparation
+    from mnv3_models import parse_variant
+    from mnv3_models.own import count_classes
 
     model = load_prepared(order.variant, order.num_classes, order.weights)
     images = np.load(order.calibration)
+    example = images[batch_indices(len(images), order.batch)[0]]
+    num_classes = order.num_classes
+    if parse_variant(order.variant).is_own:
+        num_classes = count_classes(order.variant, model, torch.from_numpy(example))
     preparation = Preparation(
         variant=order.variant,
-        num_classes=order.num_classes,
+        num_classes=num_classes,
         model=model,
-        example=images[batch_indices(len(images), order.batch)[0]],
+        example=example,
         calibration=images,
         threads=order.threads,
         device=order.device,
@@ -145,11 +170,19 @@ def _make_artifact(order: Prepare) -> Done:
 
 
 def load_prepared(variant: str, num_classes: int, weights: str) -> nn.Module:
-    """Build a variant in eval mode with prepared weights."""
+    """Build a variant in eval mode with prepared weights.
+
+    Raises:
+        ValueError: it is an own model, and cannot be made or is not the one that the weights are of.
+    """
     from safetensors.torch import load_model
 
-    from mnv3_models import build
+    from mnv3_models import build, parse_variant
+    from mnv3_models.own_source import fingerprint
 
-    model: nn.Module = build(variant, num_classes=num_classes, bn_eps=about_weights(Path(weights)).bn_eps)
+    about = about_weights(Path(weights))
+    if about.source is not None and fingerprint(parse_variant(variant)) != about.source:
+        raise ValueError(f"the code of {variant} changed after its weights were made; run again, with --cold")
+    model: nn.Module = build(variant, num_classes=num_classes, bn_eps=about.bn_eps)
     load_model(model, weights)
     return model.eval()

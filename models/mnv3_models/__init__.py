@@ -1,11 +1,11 @@
-"""MobileNet V1, V2 and V3: builders, checkpoints, published figures, derived features.
+"""MobileNet V1, V2 and V3: builders, checkpoints, published figures, derived features; and models of the user's own.
 
 Importing this package, listing variants and reading published figures do not import torch.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mnv3_models.variants import UnknownVariantError, Variant, list_variants, parse_variant
 
@@ -31,8 +31,12 @@ def build(
 ) -> MobileNet:
     """Build a network, freshly initialised and in train mode.
 
+    'module:function' imports the user's module, with the current directory first on Python's path, and calls the
+    function: **it executes that code**. What the function returns is given back as it is, and the arguments after
+    the name, which are for the networks of this package, do not touch it.
+
     Args:
-        name: a variant, such as 'v3-large', 'small@0.75' or 'v2'.
+        name: a variant, such as 'v3-large', 'small@0.75', 'v2' or 'mynet:tiny'.
         width: width multiplier, instead of '@width' in the name.
         num_classes: length of the logits.
         dropout: probability of the one dropout, before the last linear layer.
@@ -40,11 +44,13 @@ def build(
         bn_momentum: BatchNorm momentum; by default 0.01 for V3 and 0.1 for V1 and V2.
 
     Returns:
-        A module that takes images, n x 3 x height x width, and gives logits, n x num_classes.
+        A module that takes images, n x 3 x height x width, and gives logits, n x num_classes. An own model is any
+        `nn.Module`; the type is that of this package's networks. That it gives logits is for
+        `mnv3_models.own.count_classes` to say, which has to run it.
 
     Raises:
         UnknownVariantError: no variant has this name.
-        ValueError: an argument is out of range, or `width` contradicts the name.
+        ValueError: an argument is out of range, `width` contradicts the name, or an own model cannot be made.
     """
     variant = parse_variant(name, width)
     if num_classes < 1:
@@ -55,6 +61,10 @@ def build(
         raise ValueError(f"bn_eps is {bn_eps}; expected a small positive number, such as 1e-3")
     if bn_momentum is not None and not 0 < bn_momentum <= 1:
         raise ValueError(f"bn_momentum is {bn_momentum}; expected a number above 0 and up to 1, such as 0.01")
+    if variant.is_own:
+        from mnv3_models.own import build_own
+
+        return cast("MobileNet", build_own(variant))
     match variant.family:
         case "v1":
             from mnv3_models.v1 import mobilenet_v1 as builder

@@ -26,14 +26,19 @@ _SEARCH = {
 
 
 def features(model: nn.Module, variant: Variant) -> dict[str, str]:
-    """Feature to what the network shows, '–' where it has none of it; the same keys for every family.
+    """Feature to what the network shows, '–' where it has none of it; the same keys for every family of this package.
 
     Everything but 'architecture search' is derived: layers by walking the modules, residual additions by
     counting the additions in the graph that torch.fx traces.
 
+    An own model has no known blocks: of it only what its layers show is told, counted in layers. A key is left out
+    where that would be a guess, such as hard-swish when no module does it but a function might.
+
     Raises:
         ValueError: the model is not one that `build` made.
     """
+    if variant.is_own:
+        return _of_layers(model)
     if not isinstance(model, MobileNet):
         raise ValueError(f"a {type(model).__name__} has no known blocks; expected a network from build()")
     blocks = model.blocks
@@ -52,6 +57,24 @@ def features(model: nn.Module, variant: Variant) -> dict[str, str]:
         "kernel sizes": _kernel_sizes(blocks),
         "architecture search": _SEARCH.get(variant.family, ABSENT),
     }
+
+
+def _of_layers(model: nn.Module) -> dict[str, str]:
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    shown = {}
+    if convolutions:
+        depthwise = sum(_is_depthwise(conv) for conv in convolutions)
+        sizes = Counter(conv.kernel_size for conv in convolutions)
+        shown["depthwise separable"] = (
+            f"{depthwise} of {len(convolutions)} convolutions depthwise" if depthwise else ABSENT
+        )
+        shown["kernel sizes"] = (
+            ", ".join(f"{h}×{w} in {n}" for (h, w), n in sorted(sizes.items()))
+            + f" of {len(convolutions)} convolutions"
+        )
+    if hard := sum(isinstance(module, nn.Hardswish) for module in model.modules()):
+        shown["hard-swish"] = "1 module" if hard == 1 else f"{hard} modules"
+    return shown
 
 
 def _of(count: int, total: int) -> str:

@@ -1,12 +1,15 @@
-"""Names of networks: `[family][-form][@width]`, such as 'v1', 'v3-large', 'small@0.75'."""
+"""Names of networks: `[family][-form][@width]`, such as 'v1', 'v3-large', 'small@0.75', or `module:function`."""
 
 from __future__ import annotations
 
 import difflib
+import keyword
 import re
 from dataclasses import dataclass
 
 MIN_WIDTH, MAX_WIDTH = 0.01, 10.0
+OWN = "own"
+"""The family of networks that a function of the user's makes; see `mnv3_models.own`."""
 
 _TITLES = {
     "v1": "MobileNetV1",
@@ -30,16 +33,23 @@ class Variant:
     """One network: an architecture at a width."""
 
     family: str
-    """v1, v2 or v3."""
+    """v1, v2, v3 or own."""
     form: str
-    """'' for V1 and V2; large, small, large-minimal or small-minimal for V3."""
+    """'' for V1 and V2; large, small, large-minimal or small-minimal for V3; `module:function` for an own model."""
     width: float = 1.0
     input_size: int = 224
     """Pixels along each side of the images the published figures are for."""
 
     @property
+    def is_own(self) -> bool:
+        """Whether a function of the user's makes it, and not this package."""
+        return self.family == OWN
+
+    @property
     def base(self) -> str:
         """The name without the width."""
+        if self.is_own:
+            return self.form
         return f"{self.family}-{self.form}" if self.form else self.family
 
     @property
@@ -49,8 +59,8 @@ class Variant:
 
     @property
     def title(self) -> str:
-        """The name a reader knows, such as 'MobileNetV3-Large 0.75x'."""
-        title = _TITLES[self.base]
+        """The name a reader knows, such as 'MobileNetV3-Large 0.75x'; of an own model its `module:function`."""
+        title = _TITLES.get(self.base, self.base)
         return title if self.width == 1.0 else f"{title} {_format_width(self.width)}x"
 
 
@@ -60,16 +70,19 @@ def list_variants() -> tuple[str, ...]:
 
 
 def parse_variant(name: str, width: float | None = None) -> Variant:
-    """Read a variant's name.
+    """Read a variant's name. Nothing is imported, so an own model's module need not be there.
 
     Args:
-        name: `[family][-form][@width]`; capitals do not matter.
+        name: `[family][-form][@width]`, capitals do not matter; or `module:function`, taken as it is written.
         width: width multiplier, for callers that hold it apart from the name.
 
     Raises:
         UnknownVariantError: no variant has this name.
-        ValueError: a width is no number or out of range, or `width` contradicts the name's.
+        ValueError: a width is no number or out of range, or `width` contradicts the name's; a name with a colon
+            is no `module:function`, or has a width.
     """
+    if ":" in name:
+        return _parse_own(name.strip(), width)
     base, at, suffix = name.strip().lower().partition("@")
     base = _ALIASES.get(base, base)
     if base not in _TITLES:
@@ -82,6 +95,37 @@ def parse_variant(name: str, width: float | None = None) -> Variant:
             raise ValueError(f"'{name}' and width={width} contradict each other; give the width once")
     chosen = written if width is None else width
     return Variant(family, form, 1.0 if chosen is None else float(chosen))
+
+
+def _parse_own(name: str, width: float | None) -> Variant:
+    module, _, function = name.partition(":")
+    wanted = "expected MODULE:FUNCTION, such as 'mynet:tiny' for the function tiny() of mynet.py"
+    if width is not None or "@" in name:
+        raise ValueError(
+            f"'{name}' is a model of your own and takes no width; write a function for each width, such as "
+            f"'{name.partition('@')[0]}_half'"
+        )
+    if not function:
+        built_in = f"; the built-in network is '{module}'" if _ALIASES.get(module, module) in _TITLES else ""
+        raise ValueError(f"'{name}' names no function after the colon; {wanted}{built_in}")
+    if not module:
+        raise ValueError(f"'{name}' names no module before the colon; {wanted}")
+    if "/" in module or module.endswith(".py"):
+        path = module.removesuffix(".py")
+        folder, _, stem = path.rpartition("/")
+        where = f" and run it in the folder {folder or '/'}" if "/" in path else ""
+        raise ValueError(f"'{module}' is a file, not a module; type '{stem}:{function}'{where}")
+    if not all(_is_name(part) for part in module.split(".")):
+        raise ValueError(f"'{module}' in '{name}' is no name of a Python module; {wanted}")
+    if not _is_name(function):
+        plain = function.removesuffix("()")
+        advice = f"type '{module}:{plain}'" if _is_name(plain) else wanted
+        raise ValueError(f"'{function}' in '{name}' is no name of a function; {advice}")
+    return Variant(OWN, name)
+
+
+def _is_name(text: str) -> bool:
+    return text.isidentifier() and not keyword.iskeyword(text)
 
 
 def _parse_width(name: str, text: str) -> float:
@@ -109,4 +153,7 @@ def _unknown(name: str, base: str, width: str) -> str:
     near = list(dict.fromkeys(_ALIASES.get(n, n) + width for n in near))
     if near:
         return f"unknown variant '{name}'; did you mean {' or '.join(near)}?"
-    return f"unknown variant '{name}'; known are {', '.join(_TITLES)}, each also with a width as in 'v2@0.5'"
+    return (
+        f"unknown variant '{name}'; known are {', '.join(_TITLES)}, each also with a width as in 'v2@0.5', "
+        "and a model of your own as MODULE:FUNCTION"
+    )

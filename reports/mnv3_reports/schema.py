@@ -1,16 +1,24 @@
-"""The record's JSON schema, generated from the structs.
+"""The JSON schemas of the record and of a gate's report, generated from the structs.
 
-`python -m mnv3_reports.schema > docs/record-schema.json` writes the published copy anew.
+The published copies are written anew by
+
+    python -m mnv3_reports.schema > docs/record-schema.json
+    python -m mnv3_reports.schema gate > docs/gate-schema.json
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mnv3_reports.record import SCHEMA_VERSION, Entry, Run
+from mnv3_reports.verdict import VERDICT_SCHEMA, GateReport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 
 def json_schema() -> dict[str, Any]:
@@ -25,10 +33,36 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def text() -> str:
-    """The schema as published."""
-    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+def gate_json_schema() -> dict[str, Any]:
+    """The schema of a gate's JSON (JSON Schema 2020-12)."""
+    (report,), definitions = msgspec.json.schema_components([GateReport], ref_template="#/$defs/{name}")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"mnv3-bench gate report, version {VERDICT_SCHEMA}",
+        "description": "An unbounded end of an interval is written as the largest float, 1.797...e+308.",
+        **report,
+        "$defs": definitions,
+    }
+
+
+SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {"record": json_schema, "gate": gate_json_schema}
+
+
+def text(name: str = "record") -> str:
+    """A schema as published: 'record' or 'gate'."""
+    return json.dumps(SCHEMAS[name](), indent=2, ensure_ascii=False) + "\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the schema that is asked for, the record's by default; returns the exit code."""
+    name = arguments[0] if arguments else "record"
+    if name not in SCHEMAS or len(arguments) > 1:
+        asked = " ".join(arguments)
+        print(f"there is no schema '{asked}'; type one of: {', '.join(SCHEMAS)}", file=sys.stderr)
+        return 2
+    print(text(name), end="")
+    return 0
 
 
 if __name__ == "__main__":
-    print(text(), end="")
+    sys.exit(main(sys.argv[1:]))

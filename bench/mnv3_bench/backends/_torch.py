@@ -51,7 +51,8 @@ def save_weights(model: nn.Module, directory: Path) -> None:
     """Write a network's parameters and buffers."""
     from safetensors.torch import save_file
 
-    state = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    # Cloned: a network may hold one tensor under two names, which safetensors does not take.
+    state = {name: tensor.detach().contiguous().cpu().clone() for name, tensor in model.state_dict().items()}
     save_file(state, directory / WEIGHTS)
 
 
@@ -106,18 +107,28 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     """A copy with every BatchNorm that follows a convolution folded into it; parameter names stay.
 
     Raises:
-        BackendError: the network's control flow depends on its input, so it cannot be traced.
+        BackendError: torch.fx cannot trace the network, for example because its control flow depends on its input.
     """
-    import torch.fx
+    from torch import nn
     from torch.fx.experimental.optimization import fuse
 
     try:
-        folded: nn.Module = fuse(model)
-    except torch.fx.proxy.TraceError as error:
+        folded: Any = fuse(model)  # a torch.fx.GraphModule
+    except Exception as error:  # TraceError, and whatever the network's code raises when it meets a proxy
+        reason = " ".join(str(error).split())[:300]
         raise BackendError(
-            f"BatchNorm cannot be folded, torch.fx cannot trace the network: {error}"
+            f"BatchNorm cannot be folded, torch.fx cannot trace the network: {reason}"
         ) from error
-    return folded.eval()
+    # The graph has neither what an inference leaves out, such as a head for training, nor a layer's second name. The
+    # network that is built again around these weights has both.
+    kept = dict(folded.named_modules())
+    first_names = {module: name for name, module in model.named_modules()}
+    for name, module in model.named_modules(remove_duplicate=False):
+        leaf = not list(module.children())
+        if leaf and name not in kept and not isinstance(module, nn.BatchNorm2d):
+            folded.add_submodule(name, kept.get(first_names[module], module))
+    result: nn.Module = folded.eval()
+    return result
 
 
 def save_script(model: nn.Module, preparation: Preparation) -> None:

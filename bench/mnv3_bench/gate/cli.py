@@ -134,6 +134,56 @@ def gate(
     return ExitCode(report.exit_code)
 
 
+def selftest(
+    gates: Annotated[
+        int, typer.Option(help="Gates for each condition, those recorded before included.")
+    ] = 10,
+    loads: Annotated[
+        str, typer.Option(help="Background loads to start: idle, steady, bursty, one-arm.")
+    ] = "idle,steady,bursty",
+    inject: Annotated[
+        str, typer.Option(help="Slowdowns of the head, such as 0,5%,10%; 0 is identical arms.")
+    ] = "0",
+    variants: Annotated[str, typer.Option(help="The network of both arms.")] = "small",
+    backends: Annotated[
+        str, typer.Option(help="Runtimes; each is a cell of every gate.")
+    ] = "onnxruntime,onnxruntime-int8,eager,torchscript",
+    time_budget: Annotated[str | None, typer.Option(help="Of one gate. Default: as gate has it.")] = None,
+    simulate: Annotated[
+        int, typer.Option(help="Gates to simulate for each condition from what was recorded.")
+    ] = 0,
+    output: Annotated[str, typer.Option(help="Folder of the recordings; a later call goes on from them.")] = (
+        "mnv3-runs/gate-selftest"
+    ),
+) -> ExitCode:
+    """Test the gate on itself: identical arms and slowdowns made on purpose, idle and under load. Takes hours."""
+    from pathlib import Path
+
+    from mnv3_bench.gate import selftest as do
+    from mnv3_bench.gate.simulation import epochs_of
+    from mnv3_bench.gate.simulation import simulate as draw
+    from mnv3_bench.plan import Asked
+    from mnv3_reports.rundir import write_text
+
+    wanted = do.conditions(loads, inject)
+    asked = Asked(variants=variants, backends=backends, time_budget=time_budget)
+    directory = Path(output)
+
+    def tell(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    traces = do.run_selftest(directory, wanted, gates, asked, tell)
+    simulated = []
+    for condition in wanted if simulate else ():
+        sources = epochs_of(traces, condition.load)
+        if sources:
+            simulated.append(draw(sources, condition, simulate))
+    text = do.to_markdown(traces, simulated, shlex.join(["mnv3-bench", *sys.argv[1:]]))
+    print(text)
+    print(f"report: {write_text(directory / 'selftest.md', text)}")
+    return ExitCode.DONE
+
+
 def _merged(first: GateAsked, second: GateAsked) -> GateAsked:
     """What was typed, and where nothing was, what the file says."""
     typed = {f.name: getattr(first, f.name) for f in fields(first) if f.name not in ("rules", "rules_from")}

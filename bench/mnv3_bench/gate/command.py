@@ -49,6 +49,7 @@ from mnv3_reports.verdict import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from mnv3_bench.gate.trial import Stage
     from mnv3_reports.record import Cell
 
 MEMORY_SHARE = 0.5
@@ -109,10 +110,14 @@ class Gate:
     started: float = field(default_factory=time.monotonic)
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     notes: list[str] = field(default_factory=list)
-
-    def tell(self, text: str) -> None:
-        """One line of progress."""
-        print(text, file=sys.stderr, flush=True)
+    tell: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
+    """Takes one line of progress."""
+    order_seed: int = 0
+    """Of the order of everything that is shuffled."""
+    around_stage: Callable[[Stage], Stage] = lambda stage: stage
+    """Puts something around the stage: a load that is switched with its turns."""
+    trial: Trial | None = None
+    """What was timed, once it was."""
 
 
 def open_gate(asked: GateAsked, run_asked: Asked, command: str) -> Gate:
@@ -164,6 +169,7 @@ def run_gate(gate: Gate) -> GateReport:
     stopped = "deterministic"
     if not asked.deterministic_only and any(c.verdict is None for c in contests):
         trial, stopped = _hold_trial(gate, base, head, [c for c in contests if c.verdict is None])
+        gate.trial = trial
     return _report(gate, base, head, contests, trial, stopped)
 
 
@@ -295,7 +301,7 @@ def _hold_trial(
     plan = TrialPlan(
         design=gate.design,
         time_budget=budget,
-        seed=gate.seed,
+        seed=gate.order_seed,
         detect=margin(gate.asked.detect, "--detect") if gate.asked.detect is not None else None,
         budget_was_asked=asked_budget is not None,
     )
@@ -305,7 +311,7 @@ def _hold_trial(
         file.write(msgspec.json.encode(found) + b"\n")
 
     umpire = Umpire(
-        WorkerStage(performers, gate.limits, usable_cpus(), lambda: None),
+        gate.around_stage(WorkerStage(performers, gate.limits, usable_cpus(), lambda: None)),
         plan,
         affinity_list(),
         record=record,
