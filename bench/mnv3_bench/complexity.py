@@ -88,9 +88,13 @@ def _layers(model: nn.Module, image: torch.Tensor) -> tuple[LayerCost, ...]:
 
     costs: dict[str, LayerCost] = {}
 
-    def watch(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            macs = _layer_macs(module, inputs[0], output)
+    def watch(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...], Any], None]:
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
+            if isinstance(output, (tuple, list)):
+                output = next((each for each in output if isinstance(each, torch.Tensor)), None)
+            if not isinstance(output, torch.Tensor):
+                return  # a layer of a user's own network may give anything
+            macs = _layer_macs(module, inputs[0] if inputs else output, output)
             before = costs.get(name)
             costs[name] = LayerCost(
                 name=name,

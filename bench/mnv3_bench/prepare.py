@@ -19,6 +19,7 @@ from mnv3_bench.keys import WEIGHTS_RESOLUTION, Keys, digest_of
 from mnv3_bench.launcher import Launcher, Worker, WorkerError, expect
 from mnv3_bench.prepare_worker import FACTS_FILE, IMAGES_FILE, LOGITS_FILE, WEIGHTS_FILE, about_weights
 from mnv3_bench.protocol import Done, Images, Message, Prepare, Purpose, Reference, Reply, Weights
+from mnv3_models import parse_variant
 from mnv3_reports.record import Cell, Entry, Failure, Prepared, Request, VariantFacts
 
 if TYPE_CHECKING:
@@ -242,6 +243,8 @@ class Preparer:
 
     def _weights_origin(self, variant: str) -> str:
         file = self.request.weights.get(variant)
+        if file is None and parse_variant(variant).is_own:
+            return f"as {variant} makes them, after torch.manual_seed({self.request.seed})"
         if file is None:
             return f"seeded {self.request.seed}, calibrated"
         about = about_weights(self._weights[variant])

@@ -65,7 +65,11 @@ def compare(base: Run, base_cell: str, head: Run, head_cell: str, rules: Rules) 
     before, after = _figures(base, base.cells[base_cell]), _figures(head, head.cells[head_cell])
     checks = [_check(name, before.get(name), after.get(name), rules) for name in {**before, **after}]
     was, now = _snr(base.cells[base_cell]), _snr(head.cells[head_cell])
-    if was is not None and now is not None:
+    if was is None and now is None:
+        return tuple(checks)
+    if was is None or now is None:
+        checks.append(Check("fidelity_snr_db", was, now, rules.fidelity.text, Verdict.INVALID, True))
+    else:
         lost = min(was, SNR_CEILING_DB) - min(now, SNR_CEILING_DB)
         verdict = Verdict.PASS if lost <= rules.fidelity.absolute else Verdict.FAIL
         changed = abs(was - now) > 1e-9

@@ -87,9 +87,14 @@ def _machine(machine: Machine) -> Iterable[str]:
 def _weights(summary: Summary) -> str:
     request = summary.run.header.request
     sources = {facts.variant: facts.weights for facts in summary.run.variants}
-    seeded = [variant for variant in summary.variants if variant not in request.weights]
+    unfilled = [variant for variant in summary.variants if variant not in request.weights]
+    # `module:function` is a user's own network, which makes its own weights.
+    own = [variant for variant in unfilled if ":" in variant]
+    seeded = [variant for variant in unfilled if variant not in own]
     real = [f"{variant} from {sources.get(variant, path)}" for variant, path in request.weights.items()]
     parts = [f"{'; '.join(real)}."] if real else []
+    if own:
+        parts.append(f"as they are made by {listed(own)}, after torch.manual_seed({request.seed}).")
     if seeded:
         parts.append(
             f"random, seeded ({request.seed}) and calibrated for {listed(seeded)}. Speed and memory hardly "

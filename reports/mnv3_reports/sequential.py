@@ -14,7 +14,9 @@ cells. What follows what:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import count
 from typing import TYPE_CHECKING
 
 from mnv3_reports.statistics import Interval
@@ -37,6 +39,8 @@ SPENDING = (0.1, 0.3, 0.6)
 ENUMERATED_EPOCHS = 12
 """Up to here every sign pattern is tried; beyond, a seeded sample of them."""
 SAMPLED_FLIPS = 8191
+SMALLEST_ALPHA = 0.001
+"""The last look's share of it is still several times the smallest p-value that sampled patterns can show."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +55,11 @@ class Design:
     def __post_init__(self) -> None:
         if self.epochs < FEWEST_EPOCHS:
             raise ValueError(f"{self.epochs} epochs allow no verdict; expected at least {FEWEST_EPOCHS}")
-        if not 0 < self.alpha < 0.5 or not 0 < self.power < 1:
-            raise ValueError("alpha must lie between 0 and 0.5 and power between 0 and 1")
+        if not SMALLEST_ALPHA <= self.alpha < 0.5 or not 0 < self.power < 1:
+            raise ValueError(
+                f"alpha must lie between {SMALLEST_ALPHA} and 0.5 and power between 0 and 1; "
+                f"they are {self.alpha} and {self.power}"
+            )
 
     @property
     def spending(self) -> dict[int, float]:
@@ -67,6 +74,11 @@ class Design:
     def looks(self) -> tuple[int, ...]:
         """Epochs after which a verdict may fall."""
         return tuple(self.spending)
+
+    @property
+    def fewest(self) -> int:
+        """Fewest epochs that can show a regression: one of 2^n sign patterns has to fit into the last look's alpha."""
+        return next(n for n in count(FEWEST_EPOCHS) if 0.5**n <= replace(self, epochs=n).spending[n])
 
     def left_after(self, epochs: int) -> float:
         """Alpha that no look up to this many epochs has spent: what a last look at any later time may spend."""
@@ -168,16 +180,22 @@ def max_t(data: Array, seed: int = 0) -> Array:
     return p_values
 
 
+@lru_cache(maxsize=8)
 def sign_patterns(epochs: int, seed: int) -> Array:
-    """Patterns of +1 and -1 over epochs, the first all +1: every one, or a sample beyond 12 epochs."""
+    """Patterns of +1 and -1 over epochs, the first all +1: every one, or a sample beyond 12 epochs.
+
+    Read-only: callers share it.
+    """
     import numpy as np
 
     if epochs <= ENUMERATED_EPOCHS:
         bits = np.arange(2**epochs)[:, None] >> np.arange(epochs) & 1
-        every: Array = (1.0 - 2.0 * bits).astype(np.float64)
-        return every
-    sampled = np.random.default_rng(seed).choice([-1.0, 1.0], size=(SAMPLED_FLIPS, epochs))
-    return np.vstack([np.ones((1, epochs)), sampled])
+        patterns: Array = (1.0 - 2.0 * bits).astype(np.float64)
+    else:
+        sampled = np.random.default_rng(seed).choice([-1.0, 1.0], size=(SAMPLED_FLIPS, epochs))
+        patterns = np.vstack([np.ones((1, epochs)), sampled])
+    patterns.flags.writeable = False
+    return patterns
 
 
 def _t(means: Array, squares: Array, n: int) -> Array:

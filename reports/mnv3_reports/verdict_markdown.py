@@ -55,6 +55,10 @@ _SECONDS = {None: 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 """Units of a duration as --time-budget takes them."""
 
 
+FIGURES_NAMED = 2
+"""Figures of one cell that the first paragraph names."""
+
+
 def to_markdown(report: GateReport) -> str:
     """The verdict, what it rests on, and how to get it again. One second-level heading, the rest below it."""
     names = Names(report)
@@ -329,7 +333,12 @@ def _details(report: GateReport, names: Names) -> Iterable[str]:
 def _worse(cell: CellVerdict, names: Names) -> str:
     timed = slower(cell) and cell.ratio is not None
     time = [f"**{change(cell.ratio, cell.margin)}**"] if timed and cell.ratio is not None else []
-    figures = [f"{code(check.name)} {inline(str(check_words(check)))}" for check in failing_checks(cell)]
+    failing = failing_checks(cell)
+    # The table below has all of them.
+    shown = failing if len(failing) <= FIGURES_NAMED + 1 else failing[:FIGURES_NAMED]
+    figures = [f"{code(check.name)} {inline(str(check_words(check)))}" for check in shown]
+    if len(shown) < len(failing):
+        figures.append(f"{len(failing) - len(shown)} more figures")
     return f"{names.pair(cell)} {', '.join(time + figures)}"
 
 

@@ -37,6 +37,7 @@ from mnv3_bench.stage import Performer, WorkerStage
 from mnv3_reports.deterministic import Rules, compare
 from mnv3_reports.sequential import Design, detectable
 from mnv3_reports.statistics import Interval, log_interval, spread
+from mnv3_reports.units import counted, percent
 from mnv3_reports.verdict import (
     VERDICT_SCHEMA,
     ArmFacts,
@@ -57,6 +58,7 @@ FIRST_CELL_SECONDS, SECONDS_PER_CELL = 45.0, 20.0
 """Default time budget: one cell in less than a minute, 24 in less than ten, preparing from the cache included."""
 SAME_NETWORK_SNR_DB = 40.0
 """Two builds of one network agree to more than 100 dB; below this (1 % error) they are not the same network."""
+FIGURES_NAMED = 2
 EPOCHS_FILE, REPORT_JSON, REPORT_MARKDOWN, REPORT_JUNIT = (
     "epochs.jsonl",
     "gate.json",
@@ -71,6 +73,10 @@ class GateAsked:
 
     base: str | None = None
     head: str | None = None
+    baseline: str | None = None
+    """File of `run --save-baseline` to compare with, instead of two arms."""
+    control: str | None = None
+    """Cell whose ratio to the others is compared with the baseline's, instead of absolute times."""
     margin: str | float | None = None
     detect: str | float | None = None
     alpha: float | None = None
@@ -130,10 +136,15 @@ def open_gate(asked: GateAsked, run_asked: Asked, command: str) -> Gate:
     injected = (
         margin(asked.inject_slowdown, "--inject-slowdown") if asked.inject_slowdown is not None else 0.0
     )
-    if asked.margin is not None:
-        margin(asked.margin, "--margin")
-    if asked.detect is not None:
-        margin(asked.detect, "--detect")
+    _require_one_kind(asked)
+    book = rule_book(asked)
+    if asked.detect is not None and margin(asked.detect, "--detect") <= book.margin:
+        raise UsageError(
+            f"--detect {asked.detect} is not above the margin of {book.margin:.3g}, up to which nothing fails; type a "
+            "larger --detect or a smaller --margin"
+        )
+    if run_asked.time_budget is not None:
+        seconds(run_asked.time_budget, "--time-budget")
     limits = make_limits(run_asked)
     if limits.memory_bytes is None and (run_asked.device or "cpu") == "cpu":
         limits = replace(limits, memory_bytes=int(usable_memory() * MEMORY_SHARE))
@@ -145,20 +156,51 @@ def open_gate(asked: GateAsked, run_asked: Asked, command: str) -> Gate:
             raise UsageError(f"--output: {directory} is not empty; type another folder, or remove it")
     except OSError as error:
         raise UsageError(f"--output: {directory} cannot be made: {error.strerror}") from None
-    return Gate(asked, run_asked, directory.resolve(), command, design, limits, run_asked.seed or 0, injected)
+    seed = run_asked.seed or 0
+    return Gate(
+        asked, run_asked, directory.resolve(), command, design, limits, seed, injected, order_seed=seed
+    )
+
+
+def _require_one_kind(asked: GateAsked) -> None:
+    """Two arms, or a baseline."""
+    if asked.baseline is not None and (asked.base is not None or asked.head is not None):
+        raise UsageError(
+            "--baseline and --base or --head are two kinds of gate; type --baseline FILE alone, or --base and --head"
+        )
+    if asked.control is not None and asked.baseline is None:
+        raise UsageError(
+            "--control belongs to --baseline FILE; two arms in one job need none, so leave it out"
+        )
+    if asked.baseline is None and (asked.base is None or asked.head is None):
+        raise UsageError(
+            "gate needs --base and --head (or --baseline FILE); type for example --base git:main --head here"
+        )
+
+
+def rule_book(asked: GateAsked) -> RuleBook:
+    """The rules that were asked for.
+
+    Raises:
+        UsageError: one of them means nothing.
+    """
+    default = DEFAULT_MARGIN if asked.margin is None else margin(asked.margin, "--margin")
+    return RuleBook(default, asked.rules, asked.rules_from)
 
 
 def run_gate(gate: Gate) -> GateReport:
-    """Compare two arms.
+    """Compare two arms, or what is here with a stored baseline.
 
     Raises:
         UsageError: the request is wrong.
     """
     asked = gate.asked
-    if asked.base is None or asked.head is None:
-        raise UsageError(
-            "gate needs --base and --head (or --baseline FILE); type for example --base git:main --head here"
-        )
+    if asked.baseline is not None:
+        from mnv3_bench.gate.against_baseline import run_against_baseline
+
+        return run_against_baseline(gate)
+    assert asked.base is not None
+    assert asked.head is not None
     arms = (
         parse_arm(asked.base, "--base", gate.directory / "checkouts"),
         parse_arm(asked.head, "--head", gate.directory / "checkouts"),
@@ -215,11 +257,7 @@ def _as_list(given: str | Sequence[str] | None, default: str) -> list[str]:
 
 def _contests(gate: Gate, base: PreparedArm, head: PreparedArm) -> list[Contest]:
     """Pair the arms' cells, and judge what can be judged without timing."""
-    book = RuleBook(
-        margin(gate.asked.margin, "--margin") if gate.asked.margin is not None else DEFAULT_MARGIN,
-        gate.asked.rules,
-        gate.asked.rules_from,
-    )
+    book = rule_book(gate.asked)
     found = []
     for before, after in pairs(base, head):
         cell = after or before
@@ -322,7 +360,9 @@ def _hold_trial(
         return trial, trial.stopped_because
     except TooLittleTimeError as error:
         for contest in contests:
-            contest.verdict, contest.reason = Verdict.INCONCLUSIVE, str(error)
+            # An arm that broke in the first epoch stays broken.
+            if contest.key not in umpire.trial.verdicts:
+                contest.verdict, contest.reason = Verdict.INCONCLUSIVE, str(error)
         return umpire.trial, "budget"
     except KeyboardInterrupt:
         return umpire.trial, "interrupted"
@@ -378,7 +418,7 @@ def _report(
         command=gate.command,
         verdict=verdict,
         exit_code=int(code),
-        summary=_summary(verdict, cells, stopped),
+        summary=summarize(verdict, cells, stopped),
         base=_arm_facts(base),
         head=_arm_facts(head),
         machine=machine(),
@@ -428,18 +468,12 @@ def _cell_verdict(contest: Contest, trial: Trial, stopped: str) -> CellVerdict:
     if verdict is None:
         verdict = Verdict.INCONCLUSIVE
         reason = f"{len(epochs)} epochs did not decide it ({stopped})"
-    failed = [check for check in contest.checks if check.verdict is Verdict.FAIL]
-    if failed:
-        verdict = Verdict.FAIL
-        worse = "; ".join(f"{c.name} {c.base:,.10g} -> {c.head:,.10g} (allowed {c.rule})" for c in failed)
-        timed = trial.verdicts.get(key) is Verdict.FAIL
-        reason = (f"slower than the margin, and {worse}") if timed else worse
-    elif verdict is not Verdict.FAIL and any(c.verdict is Verdict.INVALID for c in contest.checks):
-        lacking = ", ".join(c.name for c in contest.checks if c.verdict is Verdict.INVALID)
-        verdict, reason = Verdict.INVALID, f"one arm does not have: {lacking}"
+    verdict, reason = outweigh(
+        verdict, reason, contest.checks, slower=trial.verdicts.get(key) is Verdict.FAIL
+    )
     if not reason and ratio is not None:
         words = {Verdict.FAIL: "slower by more than", Verdict.PASS: "not slower than"}[verdict]
-        reason = f"{words} the margin of {contest.rules.latency:.3g}"
+        reason = f"{words} the margin of {percent(contest.rules.latency)}"
     design = trial.design
     return CellVerdict(
         cell=key,
@@ -465,6 +499,28 @@ def _cell_verdict(contest: Contest, trial: Trial, stopped: str) -> CellVerdict:
     )
 
 
+def outweigh(verdict: Verdict, reason: str, checks: Sequence[Check], *, slower: bool) -> tuple[Verdict, str]:
+    """A cell's verdict and reason once its deterministic figures are known: the worse of time and figures counts.
+
+    Args:
+        verdict: without the figures.
+        reason: the same; empty where it goes without saying.
+        checks: the figures.
+        slower: the cell's time failed.
+    """
+    failed = [check for check in checks if check.verdict is Verdict.FAIL]
+    if failed:
+        named = failed if len(failed) <= FIGURES_NAMED else failed[:FIGURES_NAMED]
+        worse = ", ".join(f"{c.name} {c.base:,.10g} -> {c.head:,.10g} (allowed {c.rule})" for c in named)
+        if len(named) < len(failed):
+            worse += f" and {len(failed) - len(named)} more figures"
+        return Verdict.FAIL, f"{reason or 'slower by more than the margin'}; {worse}" if slower else worse
+    lacking = ", ".join(check.name for check in checks if check.verdict is Verdict.INVALID)
+    if lacking and verdict is not Verdict.FAIL:
+        return Verdict.INVALID, f"one arm does not have: {lacking}"
+    return verdict, reason
+
+
 def _ratio(logs: Sequence[float]) -> Interval | None:
     return log_interval([math.exp(value) for value in logs]) if logs else None
 
@@ -473,20 +529,23 @@ def _geometric_mean(values: Sequence[float]) -> float | None:
     return math.exp(math.fsum(map(math.log, values)) / len(values)) if values else None
 
 
-def _summary(verdict: Verdict, cells: Sequence[CellVerdict], stopped: str) -> str:
-    """One line."""
+def summarize(verdict: Verdict, cells: Sequence[CellVerdict], stopped: str) -> str:
+    """The verdict and why, on one line."""
     mine = [cell for cell in cells if cell.verdict is verdict]
     names = ", ".join(_with_change(cell) for cell in mine[:4]) + (
         f" and {len(mine) - 4} more" if len(mine) > 4 else ""
     )
-    count = f"{len(mine)} of {len(cells)} cells"
+    count = f"{len(mine)} of {counted(len(cells), 'cell')}"
     if stopped == "interrupted":
         return f"interrupted; {count} {verdict.value}: {names}"
     match verdict:
         case Verdict.FAIL:
-            return f"{count} regressed: {names}"
+            broken = all(
+                not any(c.changed for c in cell.checks) and "arm failed" in cell.reason for cell in mine
+            )
+            return f"{count} {'failed' if broken else 'regressed'}: {names}"
         case Verdict.PASS:
-            return f"no regression in {len(cells)} cells" + (
+            return f"no regression in {counted(len(cells), 'cell')}" + (
                 "" if stopped != "deterministic" else " (deterministic figures only; nothing was timed)"
             )
         case Verdict.INCONCLUSIVE:
@@ -526,7 +585,7 @@ def write_gate(
         except OSError as error:
             print(f"$GITHUB_STEP_SUMMARY cannot be written: {error.strerror}", file=sys.stderr)
     if environment.get("GITHUB_ACTIONS") == "true":
-        print(to_annotations(report))
+        print(to_annotations(report), end="")
     return written
 
 
