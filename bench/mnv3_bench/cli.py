@@ -97,6 +97,10 @@ def run(
         str | None,
         typer.Option(help="TOML file with these options. Default: [tool.mnv3-bench] in ./pyproject.toml."),
     ] = None,
+    save_baseline: Annotated[
+        str | None,
+        typer.Option(help="Also write what 'gate --baseline FILE' compares with later to this file."),
+    ] = None,
     resume: Annotated[str | None, typer.Option(help="Go on with an interrupted run from its folder.")] = None,
     cold: Annotated[
         bool | None, typer.Option("--cold", help="Build everything anew instead of using the artifact cache.")
@@ -142,12 +146,21 @@ def run(
             print(f"settings from {file}", file=sys.stderr)
     from mnv3_bench.run import execute, open_run, reopen
 
+    if save_baseline is not None:
+        from mnv3_bench.gate import against_baseline
+
+        against_baseline.require_writable(Path(save_baseline))
     if resume is not None:
         session = reopen(Path(resume), make_limits(asked))
     else:
         session = open_run(make_plan(asked), shlex.join(["mnv3-bench", *sys.argv[1:]]))
     code = execute(session)
     _show(session.run, session.directory)
+    if save_baseline is not None and code is ExitCode.INTERRUPTED:
+        print("no baseline was written, since the run was interrupted; go on with --resume", file=sys.stderr)
+    elif save_baseline is not None:
+        for line in against_baseline.save_baseline(session.run, Path(save_baseline), session.directory):
+            print(line)
     return code
 
 
@@ -242,7 +255,7 @@ def doctor(
 def _as_pytest_benchmark(run: Any) -> str:
     import json
 
-    from mnv3_reports.export import to_pytest_benchmark
+    from mnv3_reports.pytest_benchmark import to_pytest_benchmark
 
     return json.dumps(to_pytest_benchmark(run), indent=1)
 
@@ -263,6 +276,11 @@ def invoke(arguments: list[str]) -> int:
         return _complain(error.format_message(), ExitCode.USAGE)
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
+    except Exception:  # noqa: BLE001 - Python's own exit code for it is 1, a gate's 'regression'
+        import traceback
+
+        traceback.print_exc()
+        return _complain("this is a fault of mnv3-bench itself; please report it", ExitCode.FAULT)
     return int(code) if isinstance(code, int) else ExitCode.DONE
 
 

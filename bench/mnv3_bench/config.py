@@ -72,6 +72,8 @@ def _fits_gate(name: str, value: Any) -> bool:
         return isinstance(value, dict)
     if name in ("base", "head", "baseline", "control"):
         return isinstance(value, str)
+    if name in ("alpha", "power"):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, (str, int, float)) and not isinstance(value, bool)
 
 

@@ -14,6 +14,8 @@ class ExitCode(IntEnum):
     INCONCLUSIVE = 3
     INCOMPARABLE = 4
     CELLS_FAILED = 5
+    FAULT = 70
+    """A fault of mnv3-bench itself (EX_SOFTWARE of sysexits.h): never 1, which CI reads as a regression."""
     INTERRUPTED = 130
 
 

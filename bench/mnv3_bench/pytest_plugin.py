@@ -168,6 +168,7 @@ class Against:
         ('skip', 'fail', 'pass'; the option `--against-inconclusive` before it, the setting after it). It returns only
         where the test goes on.
         """
+        __tracebackhide__ = True  # a skip is reported with its place: that of the test
         if inconclusive is not None and inconclusive not in INCONCLUSIVE:
             _fail(
                 f"against: inconclusive is {inconclusive!r}; expected one of {', '.join(map(repr, INCONCLUSIVE))}"
@@ -283,7 +284,8 @@ class Board:
         for nodeid, comparison in self.found:
             color = {"pass": "green", "fail": "red"}.get(comparison.verdict.value, "yellow")
             terminalreporter.write(comparison.verdict.upper(), **{color: True})
-            terminalreporter.write_line(f" {nodeid} {comparison.line}")
+            # Not write_line: it may begin with a line break.
+            terminalreporter.write(f" {nodeid} {comparison.line}\n")
         if self.note:
             terminalreporter.write_line(self.note)
 

@@ -92,7 +92,7 @@ def execute(session: Session) -> ExitCode:
         RunStoppedError: nothing can be recorded any more.
     """
     interrupted = False
-    with _terminations_interrupt():
+    with terminations_interrupt():
         try:
             artifacts = prepare(session)
             inspect(session, artifacts)
@@ -354,7 +354,7 @@ def _finite(value: float | None) -> float | None:
 
 
 @contextmanager
-def _terminations_interrupt() -> Iterator[None]:
+def terminations_interrupt() -> Iterator[None]:
     """Treat SIGTERM (a CI job being cancelled) like Ctrl-C: keep what was measured and report it."""
 
     def interrupt(*_: object) -> None:

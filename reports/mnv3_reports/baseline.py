@@ -345,7 +345,8 @@ def judge_timing(
             else f"{counted(len(head), 'epoch')} could be measured here and a verdict needs {FEWEST_EPOCHS}; "
             f"{here_longer}"
         )
-        return Timing(Verdict.INCONCLUSIVE, short, ratio, fewest)
+        noise = _Welch(head, base).noise if fewest > 1 else None
+        return Timing(Verdict.INCONCLUSIVE, short, ratio, fewest, noise=noise)
     welch = _Welch(head, base)
     lower = welch_interval(head, base, 1 - 2 * alpha / cells).low
     upper = welch_interval(head, base, 1 - 2 * alpha).high

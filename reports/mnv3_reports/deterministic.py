@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SNR_CEILING_DB = 60.0
 """Differences above this are rounding: 130 dB is not worse than 140 dB."""
+PEAK_NOISE = 0.01
 
 
 class Allowance(msgspec.Struct, frozen=True):
@@ -38,8 +39,8 @@ class Rules(msgspec.Struct, frozen=True):
 
     latency: float = 0.03
     """Margin of the timed comparison, relative."""
-    memory: Allowance = Allowance("5%", relative=0.05)
-    """Peak resident set: pages, and what the loader mapped, are not exact to the byte."""
+    memory: Allowance = Allowance("10%", relative=0.10)
+    """Peak resident set: of identical workers it differed by up to 5.5 % (docs/gate.md)."""
     size: Allowance = NONE
     parameters: Allowance = NONE
     macs: Allowance = NONE
@@ -130,4 +131,8 @@ def _check(name: str, base: float | None, head: float | None, rules: Rules) -> C
         # A figure that one side does not have was not compared, and that must not look like a pass.
         return Check(name, base, head, allowance.text, Verdict.INVALID, True)
     verdict = Verdict.PASS if allowance.allows(base, head) else Verdict.FAIL
-    return Check(name, base, head, allowance.text, verdict, base != head)
+    # A peak in pages moves by itself; below a hundredth it is not worth a line.
+    noise = PEAK_NOISE * base if name == "peak_bytes" else 0.0
+    return Check(
+        name, base, head, allowance.text, verdict, verdict is Verdict.FAIL or abs(head - base) > noise
+    )

@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mnv3_reports import flat
-from mnv3_reports.pytest_benchmark import to_pytest_benchmark
 from mnv3_reports.summary import Summary
 
 if TYPE_CHECKING:
     from mnv3_reports.record import Run
-
-__all__ = ["to_csv", "to_json", "to_pytest_benchmark"]
 
 
 def to_csv(run: Run) -> str:

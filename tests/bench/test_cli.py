@@ -92,3 +92,16 @@ def test_imports_run_one_way() -> None:
                 words = line.split()
                 if words[:1] in (["import"], ["from"]):
                     assert words[1].split(".")[0] not in names, f"{file}: {line}"
+
+
+def test_a_fault_of_its_own_is_not_taken_for_a_regression(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> str:
+        raise RuntimeError("made on purpose")
+
+    monkeypatch.setattr("mnv3_bench.listing.listing", broken)
+    assert invoke(["list"]) == 70
+    err = capsys.readouterr().err
+    assert "made on purpose" in err
+    assert err.strip().splitlines()[-1].startswith("mnv3-bench: this is a fault")

@@ -264,9 +264,9 @@ def hold(
     try:
         umpire.run([question])
     except TooLittleTimeError:
-        needed = math.ceil(spent + (FEWEST_EPOCHS + 0.5) * umpire.longest_epoch)
+        needed = math.ceil(spent + (terms.design.fewest + 0.5) * umpire.longest_epoch)
         too_little = (
-            f"an epoch takes {units.duration(umpire.longest_epoch)} and a verdict needs {FEWEST_EPOCHS}; "
+            f"an epoch takes {units.duration(umpire.longest_epoch)} and a verdict needs {terms.design.fewest}; "
             f"give it a time budget of {needed}s or more"
         )
     return conclude(terms, umpire.trial, repeats, clock() - begin, noting.failure, too_little)
@@ -339,6 +339,11 @@ def _reason(verdict: Verdict, terms: Terms, epochs: int) -> str:
             return f"slower by less than {margin}, if at all"
         case Verdict.FAIL:
             return f"slower by more than {margin}"
+        case _ if epochs < terms.design.fewest:
+            return (
+                f"the time was over after {units.counted(epochs, 'epoch')} and a verdict needs {terms.design.fewest}; "
+                "give it a longer time budget"
+            )
         case _:
             return (
                 f"{units.counted(epochs, 'epoch')} did not show on which side of {margin} it lies; "
@@ -412,6 +417,6 @@ def without_tools() -> Iterator[None]:
 def duration(seconds: float) -> str:
     """Seconds in the unit people read: ns, µs, ms or s."""
     for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
-        if seconds >= 0.9995 * scale:  # what would be rounded to 1,000 of the next unit
+        if seconds >= 0.9995 * scale:  # no figure reads as 1,000 of a unit
             return f"{units.significant(seconds / scale)} {unit}"
     return f"{units.significant(seconds / 1e-9)} ns"

@@ -138,10 +138,15 @@ def _git_arm(text: str, flag: str, checkouts: Path) -> Arm:
     root = checkouts / commit[:12]
     if not root.is_dir():
         unpacked = root.with_name(f"{root.name}.unpacking")
-        with tarfile.open(
-            fileobj=io.BytesIO(_git(flag, "-C", str(top), "archive", "--format=tar", commit))
-        ) as tar:
-            tar.extractall(unpacked, filter="data")
+        archive = io.BytesIO(_git(flag, "-C", str(top), "archive", "--format=tar", commit))
+        try:
+            with tarfile.open(fileobj=archive) as tar:
+                tar.extractall(unpacked, filter="data")
+        except (tarfile.TarError, OSError) as error:
+            raise UsageError(
+                f"{flag} {text}: its files cannot be unpacked: {error}; name another commit, or check it out yourself "
+                "and name an interpreter that has it installed"
+            ) from None
         unpacked.rename(root)
     directory = root / Path.cwd().resolve().relative_to(top.resolve())
     if not directory.is_dir():
@@ -247,11 +252,12 @@ def _refused(arm: Arm, code: int, log: Path) -> UsageError:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     last = lines[-1] if lines else f"exit code {code}"
     text = last.removeprefix("mnv3-bench: ")
-    if "No module named" in last and "mnv3_bench.gate" in last:
+    # Python's message may name the module that was asked for as well as the one that it did not find.
+    if "No module named 'mnv3_bench.gate" in last:
         return IncomparableError(
             f"{arm.flag} {arm.text}: the mnv3-bench there is older than the gate; choose a newer commit, or update it"
         )
-    if "No module named" in last and "mnv3_bench" in last:
+    if "No module named 'mnv3_bench'" in last:
         return UsageError(
             f"{arm.flag} {arm.text}: mnv3-bench is not installed there; type {arm.python} -m pip install mnv3-bench"
         )

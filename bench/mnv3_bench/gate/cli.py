@@ -23,6 +23,18 @@ def gate(
         ),
     ] = None,
     head: Annotated[str | None, typer.Option(help="What may have become slower; the same forms.")] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of two arms: compare what is here with FILE of an earlier 'run --save-baseline FILE'."
+        ),
+    ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option(
+            help="With --baseline: compare ratios to this cell, such as v1/onnxruntime, which works across machines."
+        ),
+    ] = None,
     variants: Annotated[
         str | None,
         typer.Option(
@@ -84,17 +96,20 @@ def gate(
         str | None, typer.Option(help="Memory limit of one worker, such as 4GB.")
     ] = None,
 ) -> ExitCode:
-    """Compare two arms and exit with a verdict: 0 pass, 1 regression, 3 inconclusive, 4 invalid.
+    """Compare two arms, or here with a baseline. Exit: 0 pass, 1 regression, 3 inconclusive, 4 invalid.
 
     git: and python: run the code they name, and so does module:function: compare only what you trust.
     """
     from mnv3_bench.config import merge, read_gate_config
     from mnv3_bench.gate import command as do
     from mnv3_bench.plan import Asked
+    from mnv3_bench.run import terminations_interrupt
 
     asked = do.GateAsked(
         base=base,
         head=head,
+        baseline=baseline,
+        control=control,
         margin=margin,
         detect=detect,
         alpha=alpha,
@@ -119,15 +134,19 @@ def gate(
         worker_memory=worker_memory,
     )
     of_file, gate_of_file, file = read_gate_config(config)
-    opened = do.open_gate(
-        _merged(asked, gate_of_file),
-        merge(run_asked, of_file),
-        shlex.join(["mnv3-bench", *sys.argv[1:]]),
-    )
+    merged = _merged(asked, gate_of_file)
+    if merged.baseline is not None:
+        from mnv3_bench.gate.against_baseline import asked_of_run
+
+        run_merged = asked_of_run(asked, run_asked, of_file)
+    else:
+        run_merged = merge(run_asked, of_file)
+    opened = do.open_gate(merged, run_merged, shlex.join(["mnv3-bench", *sys.argv[1:]]))
     if file is not None:
         opened.tell(f"settings from {file}")
     try:
-        report = do.run_gate(opened)
+        with terminations_interrupt():
+            report = do.run_gate(opened)
     finally:
         do.forget_checkouts(opened)
     do.say(report, do.write_gate(report, opened.directory))
@@ -163,6 +182,7 @@ def selftest(
     from mnv3_bench.gate.simulation import epochs_of
     from mnv3_bench.gate.simulation import simulate as draw
     from mnv3_bench.plan import Asked
+    from mnv3_bench.run import terminations_interrupt
     from mnv3_reports.rundir import write_text
 
     wanted = do.conditions(loads, inject)
@@ -172,7 +192,8 @@ def selftest(
     def tell(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    traces = do.run_selftest(directory, wanted, gates, asked, tell)
+    with terminations_interrupt():
+        traces = do.run_selftest(directory, wanted, gates, asked, tell)
     simulated = []
     for condition in wanted if simulate else ():
         sources = epochs_of(traces, condition.load)
@@ -185,6 +206,10 @@ def selftest(
 
 
 def _merged(first: GateAsked, second: GateAsked) -> GateAsked:
-    """What was typed, and where nothing was, what the file says."""
+    """What was typed, and where nothing was, what the file says. A kind of gate that was typed is the only one."""
+    if first.baseline is not None:
+        second = replace(second, base=None, head=None)
+    elif first.base is not None or first.head is not None:
+        second = replace(second, baseline=None, control=None)
     typed = {f.name: getattr(first, f.name) for f in fields(first) if f.name not in ("rules", "rules_from")}
     return replace(second, **{name: value for name, value in typed.items() if value is not None})

@@ -246,7 +246,16 @@ def _asked_of_arms(gate: Gate, arms: tuple[Arm, Arm]) -> dict[str, Any]:
     )  # fmt: skip
     given = {name: getattr(asked, name) for name in keep if getattr(asked, name) is not None}
     given.setdefault("backends", "onnxruntime,eager")
+    if "weights" in given:
+        # An arm may prepare itself in a checkout, where a relative path means something else.
+        given["weights"] = [_absolute(part) for part in _as_list(given["weights"], "")]
     return {**given, "variants": names}
+
+
+def _absolute(weights: str) -> str:
+    """`FILE` or `variant=FILE` with the file's whole path."""
+    name, separator, file = weights.rpartition("=")
+    return f"{name}{separator}{Path(file).expanduser().resolve()}"
 
 
 def _as_list(given: str | Sequence[str] | None, default: str) -> list[str]:

@@ -21,11 +21,19 @@ if TYPE_CHECKING:
 LoadName = Literal["idle", "steady", "bursty", "one-arm"]
 LOADS: tuple[LoadName, ...] = get_args(LoadName)
 
-_STEADY = "x = 0\nwhile True:\n    x += 1\n"
+# Each ends by itself when the process that started it is gone, however that went.
+_STEADY = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(100_000):
+        pass
+"""
 _BURSTY = """
-import random, sys, time
+import os, random, sys, time
 chance = random.Random(sys.argv[1])
-while True:
+parent = os.getppid()
+while os.getppid() == parent:
     end = time.monotonic() + chance.expovariate(1.0)
     while time.monotonic() < end:
         pass

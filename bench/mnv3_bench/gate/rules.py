@@ -103,11 +103,15 @@ def _allowance(field: str, text: str, where: str) -> Allowance:
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*dB", text):
         if field == "fidelity":
             return Allowance(text, absolute=float(match[1]))
-    elif re.fullmatch(r"\d+(\.\d+)?", text):
+    elif re.fullmatch(r"\d+(\.\d+)?" if field == "fidelity" else r"\d+(\.0+)?", text):
+        # Counts and bytes are whole: 0.05 is most likely meant as a share.
         return Allowance(text, absolute=float(text))
-    elif field in _SIZES:
+    elif field in _SIZES and re.fullmatch(r"\d+(\.\d+)?\s*[kmg]?i?b", text, re.IGNORECASE):
         return Allowance(text, absolute=float(size(text, where)))
     raise UsageError(
-        f"{where} = '{text}' is no allowance; write '0', a share such as '5%'"
-        + (", or a size such as '2MB'" if field in _SIZES else ", or a number")
+        f"{where} = '{text}' is no allowance; write "
+        + {
+            "fidelity": "decibels such as '0.5 dB'",
+            **dict.fromkeys(_SIZES, "'0', a share such as '5%', or a size such as '2MB'"),
+        }.get(field, "'0', a share such as '5%', or a whole number")
     )

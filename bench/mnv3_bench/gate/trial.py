@@ -39,6 +39,8 @@ BLOCK_SECONDS = 0.02
 """Short blocks: what disturbs a shared machine lasts, so the closer two blocks are, the more of it they share. With
 the same total time, 20 ms blocks gave half the spread of 100 ms blocks (docs/gate.md)."""
 FEWEST_CALLS = 2
+DISCARDED = 1
+"""Unrecorded calls at the beginning of a block."""
 FEWEST_ROUNDS, MOST_ROUNDS = 4, 40
 """Rounds of an epoch, a cell; a round is two passes."""
 PILOT_EPOCHS = 3
@@ -261,7 +263,9 @@ class Umpire:
         started = self.clock()
         speeds = self.stage.start([keys[role] for role in order], number)
         try:
-            for found in speeds.values():
+            for role in ROLES:
+                # The base's failure first: where both arms break there is nothing to compare with.
+                found = speeds[keys[role]]
                 if isinstance(found, Failure):
                     return found
             seconds = {role: float(speeds[keys[role]]) for role in ROLES}  # type: ignore[arg-type]
@@ -272,16 +276,22 @@ class Umpire:
             # The same number of calls for every arm, or a block's median would mean different things.
             calls = max(FEWEST_CALLS, round(BLOCK_SECONDS / seconds["base"]))
             rounds = self.rounds.setdefault(
-                question.key, self._how_many_rounds(calls * sum(seconds.values()), start, cells)
+                question.key, self._how_many_rounds((calls + DISCARDED) * sum(seconds.values()), start, cells)
             )
             return self._passes(question.key, number, keys, calls, rounds, chance, start)
         finally:
             self.stage.clear()
 
     def _how_many_rounds(self, pass_seconds: float, start_seconds: float, cells: int) -> int:
-        """Rounds that let the planned epochs fit into the budget."""
-        share = self.budget / self.plan.design.epochs / cells - start_seconds
-        return min(MOST_ROUNDS, max(FEWEST_ROUNDS, int(share / (2 * pass_seconds * 1.2))))
+        """Rounds that let the planned epochs fit into the budget.
+
+        Where `detect` decides the number of epochs and the budget is fixed, as many as it may ask for have to fit:
+        else 20 longer epochs would fill any budget, and no budget would be enough.
+        """
+        fixed = self.plan.detect is not None and self.plan.budget_was_asked
+        epochs = MOST_EPOCHS if fixed else self.plan.design.epochs
+        share = self.budget / epochs / cells - start_seconds
+        return min(MOST_ROUNDS, max(FEWEST_ROUNDS, int(share / (2 * pass_seconds * 1.1))))
 
     def _cpus_of(self, threads: int, number: int) -> set[int]:
         """The CPUs of an epoch; none where a cell's threads leave no choice."""
@@ -308,7 +318,7 @@ class Umpire:
             for half, direction in enumerate((order, order[::-1])):
                 these: dict[Role, Block] = {}
                 for position, role in enumerate(direction):
-                    turned = self.stage.turn(keys[role], 1, calls)
+                    turned = self.stage.turn(keys[role], DISCARDED, calls)
                     if isinstance(turned, Failure):
                         return turned
                     block = as_block(key, number, 2 * index + half, position, turned)
@@ -344,10 +354,11 @@ class Umpire:
         live = [q.key for q in trial.questions if q.key not in trial.verdicts]
         if not live:
             return
-        if epochs == 1 and self._left() < self.longest_epoch * (FEWEST_EPOCHS - 1):
-            needed = self.longest_epoch * (FEWEST_EPOCHS + 0.5)
+        fewest = trial.design.fewest
+        if epochs == 1 and self._left() < self.longest_epoch * (fewest - 1):
+            needed = self.longest_epoch * (fewest + 0.5)
             raise TooLittleTimeError(
-                f"an epoch takes {self.longest_epoch:.1f} s and a verdict needs {FEWEST_EPOCHS} at least; "
+                f"an epoch takes {self.longest_epoch:.1f} s and a verdict needs {fewest} at least; "
                 f"type --time-budget {math.ceil(needed)}s or more (about "
                 f"{math.ceil(self.longest_epoch * self.plan.design.epochs)}s for all "
                 f"{self.plan.design.epochs} epochs)"
@@ -377,7 +388,7 @@ class Umpire:
             if not self.plan.budget_was_asked:
                 fit = MOST_EPOCHS
                 self.budget = max(self.budget, (epochs + 1) * self.longest_epoch)
-        design = _with(base, max(FEWEST_EPOCHS, min(epochs, fit)))
+        design = _with(base, max(base.fewest, min(epochs, fit)))
         least = detectable(noise, design, margin, len(live))
         if self.plan.detect is not None and least > self.plan.detect:
             raise TooLittleTimeError(self._cannot_detect(noise, margin, len(live), epochs, least))
@@ -428,8 +439,8 @@ class Umpire:
             if judgement.verdict is Verdict.INCONCLUSIVE:
                 continue
             self._decide(trial, key, judgement.verdict, epochs)
-            uneven = uneven_interference(trial.of(key))
-            if judgement.verdict is Verdict.FAIL and uneven is not None:
+            uneven = uneven_interference(trial.of(key), judgement.verdict)
+            if uneven is not None:
                 trial.verdicts[key] = Verdict.INVALID
                 trial.reasons[key] = uneven
         undecided = len(trial.questions) - len(trial.verdicts)
@@ -444,7 +455,8 @@ class Umpire:
         """The time is spent: what no look has spent of alpha goes into one now."""
         epochs = len(trial.epochs)
         left = trial.design.left_after(epochs)
-        if epochs >= FEWEST_EPOCHS and left > 0 and epochs not in trial.design.spending:
+        undecided = any(q.key not in trial.verdicts for q in trial.questions)
+        if epochs >= FEWEST_EPOCHS and left > 0 and undecided:
             self._judge(trial, left)
 
 
@@ -462,21 +474,28 @@ def pooled_noise(cells: Iterable[Sequence[CellEpoch]]) -> float:
     return math.sqrt(0.75 * statistics.fmean(variances)) if variances else 0.0
 
 
-def uneven_interference(epochs: Sequence[CellEpoch]) -> str | None:
-    """Why a slowdown may be the load's and not the code's: the head met clearly more of it than the base.
+def uneven_interference(epochs: Sequence[CellEpoch], verdict: Verdict) -> str | None:
+    """Why a verdict may be the load's and not the code's: one arm met clearly more of it than the other.
 
-    A one-sided t bound at 99 % over epochs, of the CPU seconds others took a second of the arm's blocks.
+    A slowdown may come from load on the head, and be hidden by load on the base. A one-sided t bound at 99 % over
+    epochs, of the CPU seconds others took a second of the arm's blocks.
     """
     from mnv3_reports.statistics import t_interval
 
     if len(epochs) < 2:
         return None
-    more = t_interval((e.head_interference - e.base_interference for e in epochs), 0.98)
-    if more.low <= INTERFERENCE:
+    more, less, doubt = (
+        ("head", "base", "the slowdown may be the machine's")
+        if verdict is Verdict.FAIL
+        else ("base", "head", "a slowdown may be hidden")
+    )
+    sign = 1 if verdict is Verdict.FAIL else -1
+    excess = t_interval((sign * (e.head_interference - e.base_interference) for e in epochs), 0.98)
+    if excess.low <= INTERFERENCE:
         return None
     return (
-        f"the head arm was measured under more load than the base ({more.estimate:.2f} CPUs more were busy with "
-        "something else): the slowdown may be the machine's"
+        f"the {more} arm was measured under more load than the {less} ({excess.estimate:.2f} CPUs more were busy with "
+        f"something else): {doubt}"
     )
 
 
