@@ -38,7 +38,7 @@ from mnv3_reports.sequential import FEWEST_EPOCHS, welch_interval
 from mnv3_reports.statistics import Interval, block_medians, median
 from mnv3_reports.units import counted
 from mnv3_reports.verdict import Verdict
-from mnv3_reports.verdict_markdown import allowed
+from mnv3_reports.verdict_words import SAVE_AGAIN, allowed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -339,8 +339,7 @@ def judge_timing(
     fewest = min(len(head), len(base))
     if fewest < FEWEST_EPOCHS:
         short = (
-            f"the baseline has {counted(len(base), 'epoch')} and a verdict needs {FEWEST_EPOCHS}; save it again with "
-            "a longer --time-budget"
+            f"the baseline has {counted(len(base), 'epoch')} and a verdict needs {FEWEST_EPOCHS}; {SAVE_AGAIN}"
             if len(base) < FEWEST_EPOCHS
             else f"{counted(len(head), 'epoch')} could be measured here and a verdict needs {FEWEST_EPOCHS}; "
             f"{here_longer}"

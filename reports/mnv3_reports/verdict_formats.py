@@ -13,7 +13,7 @@ import msgspec
 
 from mnv3_reports import units
 from mnv3_reports.verdict import VERDICT_SCHEMA, GateReport, Verdict
-from mnv3_reports.verdict_markdown import (
+from mnv3_reports.verdict_words import (
     OUTCOME,
     Names,
     advice,

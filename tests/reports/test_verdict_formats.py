@@ -28,7 +28,7 @@ from mnv3_reports.verdict_formats import (
     to_junit,
     to_lines,
 )
-from mnv3_reports.verdict_markdown import plain
+from mnv3_reports.verdict_words import plain
 
 
 @pytest.fixture(params=verdicts.REPORTS, scope="module")

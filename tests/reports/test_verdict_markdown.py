@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import TYPE_CHECKING
 
@@ -11,20 +10,9 @@ import pytest
 from markdown_it import MarkdownIt
 from reports import verdicts
 
-from mnv3_reports.statistics import Interval
 from mnv3_reports.verdict import ArmFacts, Check, GateReport, Verdict
-from mnv3_reports.verdict_markdown import (
-    SEVERITY,
-    advice,
-    change,
-    check_words,
-    code,
-    inline,
-    plain,
-    timing_verdict,
-    to_markdown,
-    worst_first,
-)
+from mnv3_reports.verdict_markdown import to_markdown
+from mnv3_reports.verdict_words import SEVERITY, advice, code, inline, plain, worst_first
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
@@ -168,42 +156,6 @@ def test_an_inconclusive_gate_says_what_to_type() -> None:
     assert advice(verdicts.failing()) is None
 
 
-@pytest.mark.parametrize(
-    ("command", "typed"),
-    [
-        ("gate --time-budget 90s -q", "gate --time-budget 14m -q"),
-        ("gate --time-budget=1h", "gate --time-budget 120m"),
-        ("gate --time-budget 600", "gate --time-budget 20m"),
-        ("gate --time-budget 30min", "gate --time-budget 60m"),
-        ("gate --time-budget soon", "gate --time-budget soon --time-budget 14m"),
-        ("gate", "gate --time-budget 14m"),
-    ],
-)
-def test_the_advised_budget_is_longer_than_the_last(command: str, typed: str) -> None:
-    # 247 s were not enough, and the pilot had foreseen up to 420 s where the command does not say.
-    far = verdicts.cell(verdict=Verdict.INCONCLUSIVE, change=0.01, half=0.0361)
-    report = verdicts.report([far], Verdict.INCONCLUSIVE, "?", "budget", command=command)
-    found = advice(report)
-    assert found is not None
-    assert found.command == typed
-
-
-def test_at_least_twice_the_time_is_advised_where_no_budget_is_known() -> None:
-    near = verdicts.cell(verdict=Verdict.INCONCLUSIVE, change=0.01, half=0.0201)
-    report = verdicts.report([near], Verdict.INCONCLUSIVE, "?", "epochs", command="gate", prediction=None)
-    found = advice(report)
-    assert found is not None
-    assert found.command == "gate --time-budget 9m", "247 s, doubled and rounded up"
-
-
-def test_a_change_at_its_margin_is_not_promised_a_verdict() -> None:
-    at = verdicts.cell(verdict=Verdict.INCONCLUSIVE, change=0.03, half=0.01)
-    found = advice(verdicts.report([at], Verdict.INCONCLUSIVE, "?", "epochs"))
-    assert found is not None
-    assert "may not tell them apart" in found.why
-    assert "--time-budget 33m" in found.command, "eight times 247 s"
-
-
 def test_an_interrupted_gate_is_run_again_as_it_was() -> None:
     report = verdicts.interrupted()
     found = advice(report)
@@ -345,55 +297,3 @@ def test_a_name_is_a_code_span_unless_it_would_end_it() -> None:
     assert code("_a*_[x](y)@b") == "`_a*_[x](y)@b`"
     assert code("a`b") == "a\\`b"
     assert code(" \n") == "(empty)"
-
-
-@pytest.mark.parametrize(
-    ("ratio", "shown"),
-    [
-        (Interval(1.051, 1.042, 1.06, 9), "+5.1 % [+4.2, +6.0]"),
-        (Interval(0.9996, 0.99, 1.01, 9), "+0.0 % [-1.0, +1.0]"),
-        (Interval(1.0504, 1.0499, 1.0509, 9), "+5.04 % [+4.99, +5.09]"),
-        (Interval(1.04, 1.0301, 1.05, 9), "+4.00 % [+3.01, +5.00]"),
-        (Interval(1.02, 1.01, 1.02996, 9), "+2.000 % [+1.000, +2.996]"),
-        (Interval(1.04, 1.03, 1.05, 9), "+4.0 % [+3.0, +5.0]"),
-        (Interval(3.5, 3.3, 3.7, 9), "+250.0 % [+230.0, +270.0]"),
-        (Interval(1e9, 1e8, 1e10, 2), "+1.00e+11 % [+1.00e+10, +1.00e+12]"),
-        (Interval(1.02, 0.0, math.inf, 1), "+2.0 % (no interval from 1 epoch)"),
-        (Interval(math.nan, math.nan, math.nan, 3), "unknown"),
-    ],
-)
-def test_a_change_keeps_its_side_of_the_margin(ratio: Interval, shown: str) -> None:
-    assert change(ratio, 0.03) == shown
-
-
-@pytest.mark.parametrize(
-    ("name", "base", "head", "shown"),
-    [
-        ("macs", 56_510_400.0, 56_510_401.0, "56,510,400 -> 56,510,401 (+1)"),
-        ("artifact_bytes", 10e6, 9e6, "10,000,000 B -> 9,000,000 B (-10.0 %)"),
-        ("fidelity_snr_db", 21.5, 20.25, "21.5 dB -> 20.2 dB (-1.25 dB)"),
-        ("ratio", 0.50001, 0.50002, "0.50001 -> 0.50002 (+1.00e-05)"),
-        ("nodes", None, 3.0, "nothing -> 3"),
-        ("nodes", 3.0, None, "3 -> nothing"),
-        ("nodes", 0.0, 2.0, "0 -> 2 (+2)"),
-        ("nodes", 4.0, 4.0, "4 -> 4"),
-        ("snr", math.inf, math.nan, "unbounded -> not a number"),
-    ],
-)
-def test_figures_tell_their_sides_apart(
-    name: str, base: float | None, head: float | None, shown: str
-) -> None:
-    assert str(check_words(Check(name, base, head, "0", Verdict.PASS, changed=True))) == shown
-
-
-def test_the_verdict_on_time_is_told_from_the_one_on_figures() -> None:
-    heavy = (verdicts.check(verdicts.MACS, 6e7, Verdict.FAIL),)
-    cell = verdicts.cell
-    assert timing_verdict(cell(verdict=Verdict.FAIL, change=0.05)) is Verdict.FAIL
-    assert timing_verdict(cell(verdict=Verdict.FAIL, change=0.05, checks=heavy)) is Verdict.FAIL
-    assert timing_verdict(cell(verdict=Verdict.FAIL, checks=heavy)) is Verdict.PASS
-    assert timing_verdict(cell(verdict=Verdict.FAIL, checks=heavy, decided_at=None)) is Verdict.INCONCLUSIVE
-    assert timing_verdict(verdicts.untimed(Verdict.FAIL, "macs", checks=heavy)) is None
-    assert timing_verdict(verdicts.untimed(Verdict.PASS, "the same")) is None
-    assert timing_verdict(verdicts.untimed(Verdict.INVALID, "crashed")) is Verdict.INVALID
-    assert timing_verdict(cell(verdict=Verdict.INVALID, checks=heavy)) is Verdict.INVALID

@@ -43,7 +43,7 @@ from mnv3_reports.record import Cell, Failure
 from mnv3_reports.sequential import FEWEST_EPOCHS, Design, detectable
 from mnv3_reports.statistics import Interval, log_interval, median, spread
 from mnv3_reports.verdict import Noise, Verdict
-from mnv3_reports.verdict_markdown import allowed, change, plain
+from mnv3_reports.verdict_words import allowed, change, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -1,122 +1,46 @@
-"""Every level of every finding, on /proc and /sys trees laid out here; the real machine once, for its structure."""
+"""Every level of every finding, on machines laid out here; the real one once, for its structure."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import pytest
-
-from mnv3_bench.doctor import (
-    LEVELS,
-    Finding,
-    Here,
-    Kernel,
-    Throttling,
-    Watch,
-    clock_facts,
-    diagnose,
-    examine,
-    format_cpus,
-    parse_cpus,
-    spin,
-    to_lines,
-    watch,
+from bench.doctor.machines import (
+    ASLR,
+    BIG_LITTLE,
+    BINNED_CORES,
+    BOOST,
+    CLOCK,
+    CPU,
+    GIB,
+    GROUP,
+    HERE,
+    HUGE,
+    NO_BOOST,
+    ORDINARY_DRIVER,
+    POWERSAVE,
+    SIBLINGS,
+    SLOW_CORES,
+    TWO_NODES,
+    UNDISTURBED,
+    VERSION_1,
+    WALL,
+    lay_out,
+    memory,
+    of_every_cpu,
+    waited,
+    without,
 )
+
+from mnv3_bench.doctor import LEVELS, Kernel, Throttling, diagnose, examine, to_lines
 from mnv3_bench.errors import UsageError
 from mnv3_bench.noise import OFF_CPU_SHARE, OTHER_LOAD_SHARE, PRESSURE_SHARE, STEAL_SHARE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-CPU = "sys/devices/system/cpu"
-CLOCK = "sys/devices/system/clocksource/clocksource0"
-HUGE = "sys/kernel/mm/transparent_hugepage/enabled"
-NODES = "sys/devices/system/node"
-GROUP = "sys/fs/cgroup/a/b"
-ASLR = "proc/sys/kernel/randomize_va_space"
-
-CPUS = (0, 1, 2, 3)
-GIB = 1 << 30
-
-
-def of_every_cpu(file: str, text: str) -> dict[str, str]:
-    return {f"{CPU}/cpu{cpu}/{file}": text for cpu in CPUS}
-
-
-# Four cores that nothing disturbs, with cgroups of version 2.
-QUIET: dict[str, str] = {
-    "proc/stat": "cpu 1 2 3 4 5 6 7 8 0 0\n",
-    "proc/loadavg": "0.10 0.20 0.30 1/100 4242\n",
-    "proc/meminfo": f"MemAvailable: {8 * GIB // 1024} kB\nSwapTotal: 1048576 kB\nSwapFree: 1048576 kB\n",
-    "proc/self/cgroup": "0::/a/b\n",
-    "sys/fs/cgroup/cgroup.controllers": "cpu memory\n",
-    f"{GROUP}/cpu.max": "max 100000\n",
-    f"{GROUP}/memory.max": "max\n",
-    f"{GROUP}/memory.current": "0\n",
-    "proc/sys/vm/swappiness": "60\n",
-    ASLR: "2\n",
-    HUGE: "always [madvise] never\n",
-    f"{CPU}/online": "0-3\n",
-    f"{CPU}/isolated": "\n",
-    f"{CPU}/nohz_full": "(null)\n",
-    f"{CPU}/intel_pstate/no_turbo": "1\n",
-    f"{NODES}/online": "0\n",
-    f"{NODES}/node0/cpulist": "0-3\n",
-    f"{CLOCK}/current_clocksource": "tsc\n",
-    f"{CLOCK}/available_clocksource": "tsc hpet acpi_pm\n",
-    **of_every_cpu("cpufreq/scaling_governor", "performance\n"),
-    **of_every_cpu("cpufreq/scaling_driver", "intel_pstate\n"),
-    **of_every_cpu("cpufreq/energy_performance_preference", "performance\n"),
-    **of_every_cpu("cpufreq/cpuinfo_max_freq", "4000000\n"),
-    **of_every_cpu("cpufreq/scaling_max_freq", "4000000\n"),
-    **of_every_cpu("cpufreq/base_frequency", "3000000\n"),
-    **{f"{CPU}/cpu{cpu}/topology/thread_siblings_list": f"{cpu}\n" for cpu in CPUS},
-}
-
-WALL = 2.0
-
-UNDISTURBED = Watch(
-    wall=WALL,
-    own=WALL,
-    longest_pause=2e-5,
-    others=0.0,
-    busiest=(),
-    steal=0.0,
-    pressure={"cpu": (0.0, 0.0), "memory": (0.0, 0.0), "io": (0.0, 0.0)},
-    throttled_before=Throttling(0, 0.0),
-    throttled=Throttling(0, 0.0),
-    overheated_before=0,
-    overheated=0,
-    frequencies=dict.fromkeys(CPUS, 3_000_000),
-    clock_cost=4e-8,
-    clock_step=3e-8,
-)
-
-HERE = Here(
-    cpus=CPUS,
-    hypervisor=None,
-    plugged=None,
-    recordable={"steal": True, "pressure": True, "throttling": True, "frequency": True},
-)
-
-
-def lay_out(root: Path, files: Mapping[str, str | None]) -> Kernel:
-    """The quiet machine with some files changed; None leaves a file out."""
-    for path, text in {**QUIET, **files}.items():
-        if text is not None:
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_text(text)
-    return Kernel(root)
-
-
-def without(*parts: str) -> dict[str, None]:
-    """The quiet machine's files whose path has one of these parts, left out."""
-    return {path: None for path in QUIET if any(part in path for part in parts)}
+BUSY = {"others": 1.5 * OTHER_LOAD_SHARE * WALL, "busiest": (("rustc", 0.7), ("idle", 0.001))}
 
 
 def case(name: str, level: str, says: str, files: Any = None, watched: Any = None, here: Any = None) -> Any:
@@ -124,31 +48,6 @@ def case(name: str, level: str, says: str, files: Any = None, watched: Any = Non
         name, level, says, files or {}, watched or {}, here or {}, id=f"{name}, {level}: {says}"
     )
 
-
-def memory(available: int) -> dict[str, str]:
-    return {"proc/meminfo": f"MemAvailable: {available // 1024} kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\n"}
-
-
-def waited(resource: str, share: float) -> dict[str, Any]:
-    return {"pressure": {**UNDISTURBED.pressure, resource: (share * WALL, 0.0)}}
-
-
-VERSION_1 = {
-    **without("cgroup"),
-    "proc/self/cgroup": "0::/\n4:memory:/c\n1:cpu,cpuacct:/docker/not/shown/here\n",
-    "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
-    "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
-}
-SIBLINGS = {f"{CPU}/cpu{cpu}/topology/thread_siblings_list": f"{cpu % 2},{cpu % 2 + 2}\n" for cpu in CPUS}
-TWO_NODES = {f"{NODES}/online": "0-1\n", f"{NODES}/node0/cpulist": "0-1\n", f"{NODES}/node1/cpulist": "2-3\n"}
-SLOW_CORES = {f"{CPU}/cpu{cpu}/cpufreq/cpuinfo_max_freq": "2500000\n" for cpu in (2, 3)}
-BINNED_CORES = {f"{CPU}/cpu{cpu}/cpufreq/cpuinfo_max_freq": "3900000\n" for cpu in (2, 3)}
-BIG_LITTLE = {f"{CPU}/cpu{cpu}/cpu_capacity": "1024\n" if cpu < 2 else "400\n" for cpu in CPUS}
-POWERSAVE = of_every_cpu("cpufreq/scaling_governor", "powersave\n")
-ORDINARY_DRIVER = of_every_cpu("cpufreq/scaling_driver", "acpi-cpufreq\n")
-BOOST = {f"{CPU}/intel_pstate/no_turbo": None, f"{CPU}/cpufreq/boost": "1\n"}
-NO_BOOST = {**BOOST, f"{CPU}/cpufreq/boost": "0\n", **without("base_frequency")}
-BUSY = {"others": 1.5 * OTHER_LOAD_SHARE * WALL, "busiest": (("rustc", 0.7), ("idle", 0.001))}
 
 CASES = [
     case("CPUs allowed", "ok", "0-3 of 0-3"),
@@ -450,148 +349,6 @@ def test_advice_is_for_this_machine(
     (found,) = [finding for finding in findings if finding.name == name]
     assert found.advice is not None
     assert command in found.advice
-
-
-def test_what_happens_while_watching_is_told_from_what_was_before(tmp_path: Path) -> None:
-    stat, pressure = f"{GROUP}/cpu.stat", "proc/pressure/cpu"
-    heat = "thermal_throttle"
-    kernel = lay_out(
-        tmp_path,
-        {
-            stat: "nr_throttled 5\nthrottled_usec 1000000\n",
-            "sys/fs/cgroup/a/cpu.stat": "nr_throttled 1\nthrottled_usec 500000\n",
-            "sys/fs/cgroup/cpu.stat": "usage_usec 1\n",
-            pressure: "some avg10=0.00 avg60=0.00 avg300=0.00 total=1000000\n",
-            f"{CPU}/cpu0/{heat}/core_throttle_count": "3",
-            f"{CPU}/cpu0/{heat}/package_throttle_count": "2",
-            f"{CPU}/cpu1/{heat}/package_throttle_count": "2",
-            f"{CPU}/cpu1/cpufreq/scaling_cur_freq": "800000",
-        },
-    )
-
-    def meanwhile(seconds: float) -> float:
-        lay_out(
-            tmp_path,
-            {
-                stat: "nr_throttled 7\nthrottled_usec 1250000\n",
-                pressure: "some avg10=0.00 avg60=0.00 avg300=0.00 total=1500000\nfull avg10=0.00 total=250000\n",
-                f"{CPU}/cpu0/{heat}/core_throttle_count": "4",
-                f"{CPU}/cpu1/cpufreq/scaling_cur_freq": "2900000",
-            },
-        )
-        return seconds
-
-    seen = watch(kernel, CPUS, 0.125, meanwhile)
-    assert (seen.throttled_before, seen.throttled) == (Throttling(6, 1.5), Throttling(2, 0.25))
-    assert seen.pressure == {"cpu": (0.5, 0.25)}
-    assert (seen.overheated_before, seen.overheated) == (5, 1)
-    assert seen.frequencies == {1: 2_900_000}
-    assert seen.longest_pause == 0.125
-
-
-def test_throttling_is_summed_in_seconds_with_cgroups_of_version_1(tmp_path: Path) -> None:
-    kernel = lay_out(
-        tmp_path, {**VERSION_1, "sys/fs/cgroup/cpu/cpu.stat": "nr_throttled 2\nthrottled_time 40000000\n"}
-    )
-    assert watch(kernel, CPUS, 0.01, lambda _: 0.0).throttled_before == Throttling(2, 0.04)
-
-
-def test_a_busy_neighbour_is_named_and_this_process_is_not(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    class Process:
-        def __init__(self, pid: int, name: str | None, created: float = 0.0) -> None:
-            self.pid, self.name, self.created, self.seconds = pid, name, created, 10.0
-
-        @property
-        def info(self) -> dict[str, Any]:
-            times = SimpleNamespace(user=self.seconds, system=0.5)
-            return {"pid": self.pid, "name": self.name, "create_time": self.created, "cpu_times": times}
-
-    running = [
-        Process(os.getpid(), "own"),
-        Process(1, "cc1"),
-        Process(2, "cc1"),
-        Process(3, "idle"),
-        Process(4, None),
-    ]
-    monkeypatch.setattr(psutil, "process_iter", lambda _: list(running))
-
-    def meanwhile(_: float) -> float:
-        for process, seconds in zip(running, (9.0, 1.0, 1.0, 0.0, 0.5), strict=True):
-            process.seconds += seconds
-        running.append(Process(3, "new", created=7.0))  # the number of one that ended, used again
-        return 0.0
-
-    assert watch(lay_out(tmp_path, {}), CPUS, 0.01, meanwhile).busiest == (
-        ("new", 10.5),
-        ("cc1", 2.0),
-        ("unnamed", 0.5),
-    )
-
-
-class TestKernel:
-    def test_limits_above_the_own_cgroup_are_looked_at_nearest_first(self, tmp_path: Path) -> None:
-        assert lay_out(tmp_path, {}).cgroups("cpu") == [GROUP, "sys/fs/cgroup/a", "sys/fs/cgroup"]
-
-    def test_of_a_path_that_only_the_host_has_the_mount_is_left(self, tmp_path: Path) -> None:
-        assert lay_out(tmp_path, VERSION_1).cgroups("cpu") == ["sys/fs/cgroup/cpu"]
-
-    def test_a_file_that_may_not_be_read_is_as_one_that_is_missing(self, tmp_path: Path) -> None:
-        (tmp_path / "folder").mkdir()  # reading a folder fails for root too
-        assert Kernel(tmp_path).text("folder") is None
-        assert Kernel(tmp_path).number("folder") is None
-        assert Kernel(tmp_path).fields("folder") == {}
-
-    def test_sizes_are_bytes(self, tmp_path: Path) -> None:
-        (tmp_path / "meminfo").write_text("MemTotal:  2 kB\nHugePages_Total:  3\nodd line\n\n")
-        assert Kernel(tmp_path).fields("meminfo") == {"MemTotal": 2048, "HugePages_Total": 3}
-
-
-@pytest.mark.parametrize(
-    ("text", "cpus"),
-    [("", ()), ("0", (0,)), ("0-3", (0, 1, 2, 3)), ("0-1,8", (0, 1, 8)), ("2,4,6-7", (2, 4, 6, 7))],
-)
-def test_lists_of_cpus_are_read_and_written_as_the_kernel_does(text: str, cpus: tuple[int, ...]) -> None:
-    assert parse_cpus(text + "\n") == cpus
-    assert format_cpus(reversed(cpus)) == text
-
-
-@pytest.mark.parametrize(("level", "advice"), [("ok", "do it."), ("warning", None), ("problem", "")])
-def test_advice_goes_with_what_is_not_ok(level: Any, advice: str | None) -> None:
-    with pytest.raises(ValueError, match=level):
-        Finding("name", level, "seen", advice)
-
-
-def test_lines_show_the_worst_first_an_advice_once_and_count() -> None:
-    findings = [
-        Finding("swap", "ok", "none"),
-        Finding("turbo", "warning", "on", "switch it off."),
-        Finding("governor", "unknown", "could not read it"),
-        Finding("power", "problem", "battery", "connect mains power."),
-        Finding("steal", "warning", "2 %", "move."),
-        Finding("machine", "warning", "virtual", "move."),
-    ]
-    assert to_lines(findings) == [
-        "problem  power     battery",
-        "                   -> connect mains power.",
-        "warning  turbo     on",
-        "                   -> switch it off.",
-        "warning  steal     2 %",
-        "warning  machine   virtual",
-        "                   -> move.",
-        "unknown  governor  could not read it",
-        "ok       swap      none",
-        "1 problem, 3 warnings; 1 could not be checked, 1 fine",
-    ]
-    assert to_lines([]) == ["0 problems, 0 warnings; 0 could not be checked, 0 fine"]
-
-
-def test_the_clock_is_measured_here() -> None:
-    cost, step = clock_facts(readings=500)
-    assert 0 < cost < float("inf")
-    assert 0 < step < float("inf")
-    assert 0 < spin(0.01) < float("inf")
 
 
 def test_this_machine_is_examined() -> None:
