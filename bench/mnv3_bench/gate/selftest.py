@@ -141,6 +141,9 @@ def _one_gate(condition: Condition, seed: int, asked: Asked) -> GateTrace:
         with Load(condition.load, seed) as load:
             gate.around_stage = load.around
             report = run_gate(gate)
+        if report.stopped_because == "interrupted":
+            # Half a gate is no gate; what was recorded before stays.
+            raise KeyboardInterrupt
         found = gate.trial
     finally:
         shutil.rmtree(directory, ignore_errors=True)
