@@ -41,7 +41,7 @@ engine.compare = compare
 
 
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    """A pytest session in a process of its own, with the plugin and nothing of this session's settings."""
+    """A pytest session in a process of its own, with the plugin and none of the settings around it."""
     plugin = () if INSTALLED else ("-p", PLUGIN)
     return pytester.runpytest_subprocess(*plugin, *arguments)
 
