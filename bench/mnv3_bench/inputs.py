@@ -7,24 +7,29 @@ fit nothing else. Pixels are normalised with ImageNet's mean and standard deviat
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import numpy.typing as npt
 
+    from mnv3_bench.backends.base import Arrays
     from mnv3_bench.protocol import Purpose
+    from mnv3_reports.record import TensorSpec
 
 
-COUNTS: dict[Purpose, int] = {"weights": 128, "calibration": 64, "fidelity": 32, "measure": 32}
+COUNTS: dict[Purpose, int] = {"weights": 128, "calibration": 64, "fidelity": 32, "measure": 32, "tuning": 32}
 """Images made for each purpose. The sets are disjoint: each purpose has a random stream of its own."""
 
 DESCRIPTION = "seeded 1/f images with shapes, ImageNet-normalised"
 
 _MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)[:, None, None]
 _STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)[:, None, None]
-_STREAMS: dict[Purpose, int] = {"weights": 1, "calibration": 2, "fidelity": 3, "measure": 4}
+_STREAMS: dict[Purpose, int] = {"weights": 1, "calibration": 2, "fidelity": 3, "measure": 4, "tuning": 5}
 
 
 def images(seed: int, purpose: Purpose, resolution: int, count: int | None = None) -> npt.NDArray[np.float32]:
@@ -32,6 +37,33 @@ def images(seed: int, purpose: Purpose, resolution: int, count: int | None = Non
     number = COUNTS[purpose] if count is None else count
     rng = np.random.default_rng([seed, _STREAMS[purpose], resolution])
     return np.stack([_image(rng, resolution) for _ in range(number)])
+
+
+def samples(seed: int, purpose: Purpose, inputs: Sequence[TensorSpec], count: int) -> list[npt.NDArray[Any]]:
+    """Make the inputs of `count` calls: an array an input, count x its shape.
+
+    What looks like images (float32, four sizes, three channels first or last) is images; other floating-point inputs
+    are standard normal, integers are 0 or 1, which any table of at least two rows can look up.
+    """
+    rng = np.random.default_rng([seed, _STREAMS[purpose], 0])
+    return [np.stack([_sample(rng, spec) for _ in range(count)]) for spec in inputs]
+
+
+def is_image(spec: TensorSpec) -> bool:
+    """Whether an input looks like a batch of images, channels first or last."""
+    return spec.dtype == "float32" and len(spec.shape) == 4 and 3 in (spec.shape[1], spec.shape[3])
+
+
+def _sample(rng: np.random.Generator, spec: TensorSpec) -> npt.NDArray[Any]:
+    if is_image(spec):
+        first = spec.shape[1] == 3
+        height, width = spec.shape[2:] if first else spec.shape[1:3]
+        made = np.stack([_image(rng, max(height, width))[:, :height, :width] for _ in range(spec.shape[0])])
+        return made if first else np.ascontiguousarray(made.transpose(0, 2, 3, 1))
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind == "f":
+        return rng.standard_normal(spec.shape).astype(dtype)
+    return rng.integers(0, 2, spec.shape).astype(dtype)
 
 
 def _image(rng: np.random.Generator, resolution: int) -> npt.NDArray[np.float32]:
@@ -70,3 +102,45 @@ def batch_indices(images: int, batch: int) -> npt.NDArray[np.intp]:
     step = batch if number * batch <= images else max(1, images // number)
     indices: npt.NDArray[np.intp] = (step * np.arange(number)[:, None] + np.arange(batch)[None, :]) % images
     return indices
+
+
+class Pool:
+    """A file of inputs: images that are put into batches (.npy), or ready inputs of calls (.npz)."""
+
+    def __init__(self, path: str | Path, batch: int) -> None:
+        """Open it.
+
+        Args:
+            path: count x 3 x height x width images; or one array an input, each with a leading count of calls.
+            batch: images a call; of no meaning for ready inputs.
+        """
+        self.path = Path(path)
+        self.batch = batch
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its entries are the inputs of calls, and not single images."""
+        return self.path.suffix == ".npz"
+
+    def calls(self) -> Iterator[Arrays]:
+        """Inputs of calls that are made again and again, no two consecutive ones alike.
+
+        Each call's inputs are read by themselves, so that memory holds no more than what is kept of them.
+        """
+        if self.is_ready:
+            yield from self.cover()
+            return
+        count = len(np.load(self.path, mmap_mode="r"))
+        for indices in batch_indices(count, self.batch):
+            yield (np.ascontiguousarray(np.load(self.path, mmap_mode="r")[indices]),)
+
+    def cover(self) -> Iterator[Arrays]:
+        """Inputs of calls that together use every entry; the last batch goes round."""
+        if self.is_ready:
+            with np.load(self.path) as arrays:
+                columns = [arrays[name] for name in sorted(arrays.files, key=int)]
+            yield from zip(*columns, strict=True)
+            return
+        images = np.load(self.path, mmap_mode="r")
+        for start in range(0, len(images), self.batch):
+            yield (np.ascontiguousarray(images[np.arange(start, start + self.batch) % len(images)]),)

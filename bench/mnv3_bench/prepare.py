@@ -17,7 +17,7 @@ from mnv3_bench.cache import Building, Manifest, Store, digest
 from mnv3_bench.conversations import side_by_side
 from mnv3_bench.keys import WEIGHTS_RESOLUTION, Keys, digest_of
 from mnv3_bench.launcher import Launcher, Worker, WorkerError, expect
-from mnv3_bench.prepare_worker import FACTS_FILE, IMAGES_FILE, LOGITS_FILE, WEIGHTS_FILE, about_weights
+from mnv3_bench.prepare_worker import FACTS_FILE, IMAGES_FILE, OUTPUTS_FILE, WEIGHTS_FILE, about_weights
 from mnv3_bench.protocol import Done, Images, Message, Prepare, Purpose, Reference, Reply, Weights
 from mnv3_models import parse_variant
 from mnv3_reports.record import Cell, Entry, Failure, Prepared, Request, VariantFacts
@@ -154,7 +154,7 @@ class Preparer:
             )
             return
         directory = self.store.path(entry.key)
-        self.artifacts.references[variant, resolution] = directory / LOGITS_FILE
+        self.artifacts.references[variant, resolution] = directory / OUTPUTS_FILE
         facts = msgspec.json.decode((directory / FACTS_FILE).read_bytes(), type=VariantFacts)
         self.record(msgspec.structs.replace(facts, weights=self._weights_origin(variant)))
 

@@ -7,22 +7,29 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from mnv3_bench.inputs import batch_indices, images
-from mnv3_bench.protocol import Done, Images, Prepare, Reference, Weights
+from mnv3_bench.inputs import COUNTS, Pool, images, samples
+from mnv3_bench.protocol import Done, Explain, Images, Prepare, Reference, Samples, Weights
+from mnv3_reports.record import Explained, TensorSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
+
+    from mnv3_bench.backends.base import Array
 
 WEIGHTS_FILE = "model.safetensors"
 ABOUT_WEIGHTS_FILE = "weights.json"
-LOGITS_FILE = "logits.npy"
+OUTPUTS_FILE = "outputs.npz"
 FACTS_FILE = "variant.json"
 IMAGES_FILE = "images.npy"
+SAMPLES_FILE = "inputs.npz"
+EXPLANATION_FILE = "explanation.json"
 
 
 class AboutWeights(msgspec.Struct, frozen=True):
@@ -41,10 +48,31 @@ def about_weights(weights: Path) -> AboutWeights:
     return msgspec.json.decode(weights.with_name(ABOUT_WEIGHTS_FILE).read_bytes(), type=AboutWeights)
 
 
-def carry_out(order: Images | Weights | Reference | Prepare) -> Done:
+def carry_out(order: Images | Samples | Weights | Reference | Prepare | Explain) -> Done:
     """Carry out one preparing order; the seconds of the reply are the work's own, without imports of torch."""
-    if isinstance(order, Images):
-        return _make_images(order)
+    start = time.perf_counter()
+    match order:
+        case Images():
+            np.save(Path(order.directory) / IMAGES_FILE, images(order.seed, order.purpose, order.resolution))
+        case Samples():
+            arrays = samples(order.seed, order.purpose, order.inputs, COUNTS[order.purpose])
+            np.savez(
+                Path(order.directory) / SAMPLES_FILE, **{str(i): array for i, array in enumerate(arrays)}
+            )
+        case Explain():
+            _explain(order)
+        case _:
+            return _with_torch(order)
+    return Done(time.perf_counter() - start)
+
+
+def save_arrays(path: Path, arrays: Sequence[Array]) -> None:
+    """Write arrays as one .npz file, named '0', '1' and so on, without anything that would have to be executed."""
+    named: dict[str, Any] = {str(position): array for position, array in enumerate(arrays)}
+    np.savez(path, allow_pickle=False, **named)
+
+
+def _with_torch(order: Weights | Reference | Prepare) -> Done:
     import torch
 
     torch.set_num_threads(1)
@@ -61,10 +89,20 @@ def carry_out(order: Images | Weights | Reference | Prepare) -> Done:
             return _make_artifact(order)
 
 
-def _make_images(order: Images) -> Done:
-    start = time.perf_counter()
-    np.save(Path(order.directory) / IMAGES_FILE, images(order.seed, order.purpose, order.resolution))
-    return Done(time.perf_counter() - start)
+def _explain(order: Explain) -> None:
+    from mnv3_bench.backends import get_backend
+
+    backend = get_backend(order.backend)
+    calls = list(Pool(order.images, order.batch).calls())
+    found = backend.explain(Path(order.artifact), order.threads, calls)
+    explained = Explained(
+        cell="",
+        by=found.by if found is not None else "",
+        operators=found.operators if found is not None else (),
+        reasons=found.reasons if found is not None else (),
+        exact=backend.info.exact,
+    )
+    (Path(order.directory) / EXPLANATION_FILE).write_bytes(msgspec.json.encode(explained))
 
 
 def _make_weights(order: Weights) -> None:
@@ -115,7 +153,7 @@ def _make_reference(order: Reference) -> None:
         count_classes(order.variant, model, torch.from_numpy(images[:1]))
     with torch.inference_mode():
         logits = torch.cat([model(torch.from_numpy(image[None])) for image in images])
-    np.save(Path(order.directory) / LOGITS_FILE, logits.numpy())
+    save_arrays(Path(order.directory) / OUTPUTS_FILE, [logits.numpy()])
     facts = VariantFacts(
         variant=order.variant,
         resolution=order.resolution,
@@ -149,17 +187,19 @@ def _make_artifact(order: Prepare) -> Done:
     from mnv3_models.own import count_classes
 
     model = load_prepared(order.variant, order.num_classes, order.weights)
-    images = np.load(order.calibration)
-    example = images[batch_indices(len(images), order.batch)[0]]
+    pool = Pool(order.calibration, order.batch)
+    calibration = list(pool.cover())
+    (example,) = calibration[0]
     num_classes = order.num_classes
     if parse_variant(order.variant).is_own:
         num_classes = count_classes(order.variant, model, torch.from_numpy(example))
     preparation = Preparation(
         variant=order.variant,
         num_classes=num_classes,
-        model=model,
-        example=example,
-        calibration=images,
+        network=model,
+        inputs=(TensorSpec("images", example.shape),),
+        example=(example,),
+        calibration=calibration,
         threads=order.threads,
         device=order.device,
         directory=Path(order.directory),

@@ -11,21 +11,22 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from mnv3_reports.record import Scalar
+from mnv3_reports.record import Model, Scalar, TensorSpec
 
 if TYPE_CHECKING:
     import socket
 
 _LENGTH: Final = struct.Struct(">I")
-Purpose = Literal["weights", "calibration", "fidelity", "measure"]
+Purpose = Literal["weights", "calibration", "fidelity", "measure", "tuning"]
 """What images are made for; each purpose has a random stream of its own."""
 
 _MAX_FRAME: Final = 1 << 28
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 """Grows with every change to a message; both ends of a channel must have the same (`Hello`).
 
 2  Hello, LoadCallable, Load.slowdown
+3  Samples, Explain, Reference.model, Prepare.model; Checked.top1_agreement may be missing
 """
 
 
@@ -57,15 +58,27 @@ class Weights(Message, frozen=True):
     directory: str
 
 
+class Samples(Message, frozen=True):
+    """Make the inputs of several calls, for one purpose, of a network with inputs of its own."""
+
+    seed: int
+    purpose: Purpose
+    inputs: tuple[TensorSpec, ...]
+    directory: str
+
+
 class Reference(Message, frozen=True):
-    """Compute eager fp32 logits, complexity and features of a variant."""
+    """Compute reference outputs, complexity and features of a network."""
 
     variant: str
     num_classes: int
     weights: str
+    """Prepared weights; the file itself for a model file."""
     resolution: int
     images: str
+    """Images, or inputs of calls (`Samples`)."""
     directory: str
+    model: Model | None = None
 
 
 class Prepare(Message, frozen=True):
@@ -75,10 +88,24 @@ class Prepare(Message, frozen=True):
     variant: str
     num_classes: int
     weights: str
+    """Prepared weights; the file itself for a model file."""
     batch: int
     calibration: str
+    """Images, or inputs of calls (`Samples`)."""
     threads: int
     device: str
+    directory: str
+    model: Model | None = None
+
+
+class Explain(Message, frozen=True):
+    """Profile an artifact with its runtime's own means; what is found is written to the directory."""
+
+    backend: str
+    artifact: str
+    threads: int
+    images: str
+    batch: int
     directory: str
 
 
@@ -160,8 +187,10 @@ Order = (
     Hello
     | Images
     | Weights
+    | Samples
     | Reference
     | Prepare
+    | Explain
     | Import
     | Fork
     | Reap
@@ -225,7 +254,7 @@ class Checked(Message, frozen=True):
 
     cosine: float
     snr_db: float
-    top1_agreement: float
+    top1_agreement: float | None
     samples: int
     finite: bool
 

@@ -17,7 +17,9 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from mnv3_bench import noise, timing
 from mnv3_bench.protocol import (
@@ -28,6 +30,7 @@ from mnv3_bench.protocol import (
     Checked,
     Close,
     Done,
+    Explain,
     Failed,
     First,
     Fork,
@@ -46,6 +49,7 @@ from mnv3_bench.protocol import (
     Reaped,
     Reference,
     Reply,
+    Samples,
     Seen,
     Turn,
     Turned,
@@ -53,6 +57,11 @@ from mnv3_bench.protocol import (
     WarmUp,
     Weights,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mnv3_bench.backends.base import Arrays
 
 SNR_CEILING_DB = 200.0
 
@@ -168,7 +177,7 @@ class Worker:
             case Reap():
                 pid, status = os.waitpid(order.pid, os.WNOHANG)
                 return Reaped(status if pid else None)
-            case Images() | Weights() | Reference() | Prepare():
+            case Images() | Samples() | Weights() | Reference() | Prepare() | Explain():
                 from mnv3_bench import prepare_worker
 
                 return prepare_worker.carry_out(order)
@@ -192,19 +201,15 @@ class Worker:
         return Imported(seconds, noise.resident_bytes())
 
     def _load(self, order: Load) -> Done:
-        import numpy as np
-
         from mnv3_bench.backends import get_backend
-        from mnv3_bench.inputs import batch_indices
+        from mnv3_bench.inputs import Pool
 
         backend = get_backend(order.backend)
         start = time.perf_counter()
         self.session = backend.load(Path(order.directory), order.threads, order.device)
         seconds = time.perf_counter() - start
-        # One batch at a time, from a mapping of its own, so that memory holds the staged inputs and nothing else.
-        for indices in batch_indices(len(np.load(order.images, mmap_mode="r")), order.batch):
-            images = np.ascontiguousarray(np.load(order.images, mmap_mode="r")[indices])
-            self.staged.append(self.session.stage(images))
+        for inputs in Pool(order.images, order.batch).calls():
+            self.staged.append(self.session.stage(inputs))
         self.batch = order.batch
         self.device = order.device
         self._slow_down(order.slowdown)
@@ -260,19 +265,11 @@ class Worker:
         )
 
     def _check(self, order: Check) -> Checked:
-        import numpy as np
+        from mnv3_bench.inputs import Pool
 
-        images = np.load(order.images, mmap_mode="r")
-        reference = np.load(order.reference)
-        logits = []
-        for start in range(0, len(images), self.batch):
-            indices = np.arange(start, start + self.batch) % len(images)
-            output = self.session.run(self.session.stage(np.ascontiguousarray(images[indices])))
-            logits.append(np.array(self.session.fetch(output), dtype=np.float64))
-        mine = np.concatenate(logits)[: len(images)]
-        if mine.shape != reference.shape:
-            raise ValueError(f"logits have shape {mine.shape}, the reference has {reference.shape}")
-        return agreement(mine, reference)
+        calls = Pool(order.images, self.batch).cover()
+        mine = [self.session.fetch(self.session.run(self.session.stage(inputs))) for inputs in calls]
+        return compare_outputs(mine, order.reference)
 
     def _look(self) -> Seen:
         peak, reserved = None, None
@@ -317,6 +314,37 @@ def _introduce() -> Introduced:
 
     mine = software()
     return Introduced(PROTOCOL, mine.python, mine.packages, mine.project_version, mine.commit)
+
+
+def compare_outputs(mine: Sequence[Arrays], reference: str) -> Checked:
+    """Compare outputs of consecutive calls with stored ones: an array an output, rows of all calls after each other.
+
+    Raises:
+        ValueError: their number or shapes differ.
+    """
+    import numpy as np
+
+    with np.load(reference) as stored:
+        exact = [stored[name] for name in sorted(stored.files, key=int)]
+    if len(mine[0]) != len(exact):
+        raise ValueError(f"there are {len(mine[0])} outputs, the reference has {len(exact)}")
+    rows = []
+    for position, wanted in enumerate(exact):
+        found = np.concatenate([np.atleast_1d(np.asarray(outputs[position])) for outputs in mine])
+        found = found[: len(wanted)]
+        if found.shape != wanted.shape:
+            raise ValueError(
+                f"output {position + 1} has shape {found.shape}, the reference has {wanted.shape}"
+            )
+        rows.append(found)
+    if len(exact) == 1 and exact[0].ndim == 2:
+        return agreement(rows[0].astype(np.float64), exact[0])
+    flat = [
+        np.concatenate([np.ravel(each).astype(np.float64) for each in arrays])[None]
+        for arrays in (rows, exact)
+    ]
+    agreed = agreement(flat[0], flat[1])
+    return msgspec.structs.replace(agreed, top1_agreement=None, samples=len(mine))
 
 
 def agreement(logits: Any, reference: Any) -> Checked:

@@ -7,6 +7,8 @@ them), and every size is in bytes.
 
 Schema history:
     1  first version
+    2  entries 'explained' and 'tuned'; models of the user's own; complexity and top-1 agreement may be missing.
+       A record of version 1 is one of version 2.
 """
 
 from __future__ import annotations
@@ -16,10 +18,30 @@ from typing import Self
 
 import msgspec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Scalar = str | int | float | bool | None
 """What a fact may be: facts are small, printable statements about an artifact or a loaded session."""
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """One input of a network, its batch included."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    """numpy's name."""
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A network of the user's own that was asked for with --model."""
+
+    format: str
+    """module, pt2, torchscript, onnx, tflite, pte or openvino."""
+    path: str
+    """Of the file; `module:function` for a module."""
+    inputs: tuple[TensorSpec, ...]
+    """What one call takes."""
 
 
 class Cell(msgspec.Struct, frozen=True, order=True, forbid_unknown_fields=True):
@@ -81,6 +103,10 @@ class Request(msgspec.Struct, frozen=True):
     """Variant to weights file; a variant that is missing here has seeded, calibrated weights."""
     quick: bool = False
     cold: bool = False
+    models: dict[str, Model] = {}
+    """Variant to what it is, for networks of the user's own with inputs of their own."""
+    tune: float | None = None
+    """Seconds that the search for faster settings may take; None when it was not asked for."""
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -168,7 +194,8 @@ class VariantFacts(msgspec.Struct, frozen=True, tag="variant"):
     variant: str
     resolution: int
     title: str
-    complexity: Complexity
+    complexity: Complexity | None
+    """None for a file whose operators nobody here counts."""
     features: dict[str, str]
     """Feature to what the built model shows, such as {'squeeze-and-excitation': '8 of 15 blocks'}."""
     published: tuple[PublishedFigure, ...]
@@ -192,17 +219,73 @@ class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
     facts: dict[str, Scalar]
 
 
+class OperatorCost(msgspec.Struct, frozen=True):
+    """What one kind of operator costs in a cell, as the runtime's own profiler tells it."""
+
+    name: str
+    """As the runtime calls it, such as 'Conv' or 'Reorder'."""
+    count: int
+    """Operators of this kind in one call."""
+    seconds: float | None = None
+    """Of one call, all of them together; under the profiler, so good for shares and not for citing."""
+    precision: str | None = None
+    """What it computes in, where the runtime tells."""
+
+
+class Explained(msgspec.Struct, frozen=True, tag="explained"):
+    """Where a cell's time goes and what its conversion left behind, by the runtime's own account."""
+
+    cell: str
+    by: str
+    """The runtime's means, such as 'ONNX Runtime profiler, 20 calls'."""
+    operators: tuple[OperatorCost, ...]
+    """The dearest first."""
+    reasons: tuple[str, ...]
+    """Sentences: operators left in fp32, layouts converted, parts not delegated, emulated arithmetic."""
+    exact: str | None = None
+    """The same runtime's fp32 backend, which a reduced one is held against."""
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One setting that was tried while tuning."""
+
+    backend: str
+    """With its settings: `backend:switch=value`."""
+    ratio: float | None
+    """Its time over the default's in the search (not in what is reported); None when it failed."""
+    lower: float | None = None
+    upper: float | None = None
+    epochs: int = 0
+    failure: str | None = None
+
+
+class Tuned(msgspec.Struct, frozen=True, tag="tuned"):
+    """The search for a backend's fastest settings came to an end; what it found is then measured beside the default."""
+
+    cell: str
+    """The cell with the default settings."""
+    winner: str | None
+    """Key of the cell with the best settings; None when nothing was found faster than the default."""
+    candidates: tuple[Candidate, ...]
+    seconds: float
+    stopped_because: str
+    """searched (everything was tried) or budget."""
+
+
 class Fidelity(msgspec.Struct, frozen=True):
-    """Agreement of a cell's logits with eager fp32 on the same inputs."""
+    """Agreement of a cell's outputs with a reference on the same inputs."""
 
     cosine: float
     snr_db: float
     """10 log10(sum reference^2 / sum error^2); 200 stands for 'identical or nearly so'."""
-    top1_agreement: float
+    top1_agreement: float | None
+    """Share of inputs with the same class; None where the outputs are no classes."""
     samples: int
     floor_snr_db: float
     inputs: str
     """What the inputs were."""
+    reference: str = "eager fp32"
+    """What it was compared with."""
 
 
 class Inspected(msgspec.Struct, frozen=True, tag="inspected"):
@@ -338,6 +421,8 @@ Entry = (
     | VariantFacts
     | Prepared
     | Inspected
+    | Explained
+    | Tuned
     | Epoch
     | Block
     | Failure
@@ -353,6 +438,7 @@ class CellRecord(msgspec.Struct):
     cell: Cell
     prepared: Prepared | None = None
     inspected: Inspected | None = None
+    explained: Explained | None = None
     failure: Failure | None = None
 
 
@@ -362,6 +448,7 @@ class Run(msgspec.Struct):
     header: RunStarted
     variants: list[VariantFacts] = []
     cells: dict[str, CellRecord] = {}
+    tuned: list[Tuned] = []
     epochs: list[Epoch] = []
     blocks: list[Block] = []
     skipped: list[Skipped] = []
@@ -389,6 +476,12 @@ class Run(msgspec.Struct):
                 self.cells[entry.cell].prepared = entry
             case Inspected():
                 self.cells[entry.cell].inspected = entry
+            case Explained():
+                self.cells[entry.cell].explained = entry
+            case Tuned():
+                self.tuned = [tuned for tuned in self.tuned if tuned.cell != entry.cell] + [entry]
+                if entry.winner is not None:
+                    self.cells.setdefault(entry.winner, CellRecord(Cell.from_key(entry.winner)))
             case Failure():
                 self.cells[entry.cell].failure = entry
             case Epoch():

@@ -10,8 +10,10 @@ import difflib
 import importlib
 import importlib.util
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, requires, version
 from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
 
 if TYPE_CHECKING:
     from mnv3_bench.backends.base import Backend, BackendInfo
@@ -43,33 +45,69 @@ def backend_names() -> tuple[str, ...]:
 
 
 def get_backend(name: str) -> Backend:
-    """The backend of this name. Its runtime is not imported.
+    """The backend of this name, with the settings it asks for: `backend` or `backend:switch=value`.
+
+    No runtime is imported.
 
     Raises:
-        UnknownBackendError: no backend has this name; the message offers the nearest ones.
+        UnknownBackendError: no backend has this name, or it has no such setting; the message offers the nearest ones.
     """
-    place = _places().get(name)
+    base, *chosen = name.split(":")
+    place = _places().get(base)
     if place is None:
-        near = difflib.get_close_matches(name, _places(), n=3, cutoff=0.5)
+        near = difflib.get_close_matches(base, _places(), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}" if near else f"expected one of {', '.join(_places())}"
-        raise UnknownBackendError(f"'{name}' is not a backend; {hint}")
-    return _instance(name, place)
+        raise UnknownBackendError(f"'{base}' is not a backend; {hint}")
+    settings = {}
+    for part in chosen:
+        switch, equals, value = part.partition("=")
+        if not equals:
+            raise UnknownBackendError(f"'{part}' in '{name}' is no setting; expected {base}:switch=value")
+        settings[switch] = value
+    try:
+        return _class(base, place)(settings)
+    except ValueError as error:
+        raise UnknownBackendError(str(error)) from None
 
 
 def missing(info: BackendInfo) -> tuple[str, str] | None:
     """What keeps a backend from running here, found without importing anything.
 
     Returns:
-        The reason and the command that mends it, or None when everything is installed.
+        The reason and the command that mends it, or None when everything is installed, in versions that will do.
     """
     tops = dict.fromkeys(
         module.partition(".")[0] for module in (*info.runtime_modules, *info.prepare_modules)
     )
     absent = [top for top in tops if importlib.util.find_spec(top) is None]
-    if not absent:
-        return None
     wanted = f"'mnv3-bench[{info.extra}]'" if info.extra else " ".join(info.distributions or absent)
-    return f"{' and '.join(absent)} cannot be imported", f"pip install {wanted}"
+    if absent:
+        return f"{' and '.join(absent)} cannot be imported", f"pip install {wanted}"
+    found = [_misfit(wanted) for wanted in _requirements(info.extra)] if info.extra else []
+    old = [text for text in found if text is not None]
+    return ("; ".join(old), f"pip install -U {wanted}") if old else None
+
+
+@cache
+def _requirements(extra: str) -> tuple[Requirement, ...]:
+    """What this project's metadata asks for in an extra; nothing when it is run without being installed."""
+    try:
+        texts = requires("mnv3-bench") or []
+    except PackageNotFoundError:
+        return ()
+    found = [Requirement(text) for text in texts]
+    return tuple(each for each in found if each.marker and each.marker.evaluate({"extra": extra}))
+
+
+def _misfit(wanted: Requirement) -> str | None:
+    """What is wrong with the installed version of a requirement, None when nothing is."""
+    try:
+        installed = version(wanted.name)
+    except PackageNotFoundError:
+        return f"{wanted.name} is not installed"
+    if wanted.specifier.contains(installed, prereleases=True):
+        return None
+    return f"{wanted.name} {installed} does not fit; expected {wanted.specifier}"
 
 
 @cache
@@ -86,9 +124,9 @@ def _places() -> dict[str, str]:
 
 
 @cache
-def _instance(name: str, place: str) -> Backend:
+def _class(name: str, place: str) -> type[Backend]:
     module, _, attribute = place.partition(":")
-    backend: Backend = getattr(importlib.import_module(module), attribute)()
-    if backend.info.name != name:
-        raise ValueError(f"{place} calls itself '{backend.info.name}' but is registered as '{name}'")
-    return backend
+    found: type[Backend] = getattr(importlib.import_module(module), attribute)
+    if found.info.name != name:
+        raise ValueError(f"{place} calls itself '{found.info.name}' but is registered as '{name}'")
+    return found

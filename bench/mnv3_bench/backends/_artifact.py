@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from mnv3_bench.backends.base import BackendError
+from mnv3_bench.backends.base import BackendError, Format
+from mnv3_reports.record import TensorSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mnv3_bench.backends.base import FloatArray, Preparation
+    from mnv3_bench.backends.base import Arrays, Preparation
 
 ABOUT = "artifact.json"
 
@@ -22,9 +23,10 @@ class About(msgspec.Struct, frozen=True):
 
     variant: str
     num_classes: int
-    shape: tuple[int, int, int, int]
-    """The one input shape it was made for: batch x 3 x height x width."""
+    inputs: tuple[TensorSpec, ...]
+    """The inputs it was made for; of a variant one, batch x 3 x height x width."""
     threads: int
+    format: Format = "module"
     bn_eps: float | None = None
     """Epsilon of the network's BatchNorms, which a state dict does not hold; None without any."""
     facts: dict[str, str | int | float | bool | None] = {}
@@ -33,13 +35,14 @@ class About(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, preparation: Preparation, facts: dict[str, str | int | float | bool | None]) -> About:
         """Describe what is being prepared."""
-        batch, channels, height, width = preparation.example.shape
-        epsilons = (getattr(module, "eps", None) for module in preparation.model.modules())
+        modules = preparation.network.modules() if preparation.network is not None else ()
+        epsilons = (getattr(module, "eps", None) for module in modules)
         return cls(
             variant=preparation.variant,
             num_classes=preparation.num_classes,
-            shape=(batch, channels, height, width),
+            inputs=preparation.inputs,
             threads=preparation.threads,
+            format=preparation.format,
             bn_eps=next((epsilon for epsilon in epsilons if epsilon is not None), None),
             facts=facts,
         )
@@ -62,23 +65,30 @@ class About(msgspec.Struct, frozen=True):
                 f"{directory} holds no readable artifact ({error}); prepare it again, for example with --cold"
             ) from error
 
-    def own(self, images: FloatArray) -> FloatArray:
-        """A writable, contiguous copy of a batch of the right shape.
+    def own(self, inputs: Arrays) -> Arrays:
+        """Writable, contiguous copies of one call's inputs.
 
         Raises:
-            BackendError: shape or type differ from what the artifact was made for.
+            BackendError: their number, shapes or types differ from what the artifact was made for.
         """
-        if images.shape != self.shape:
+        if len(inputs) != len(self.inputs):
             raise BackendError(
-                f"images have shape {_by(images.shape)}, this artifact takes {_by(self.shape)}; "
-                "prepare an artifact for that batch size and resolution"
+                f"{len(inputs)} inputs were given, this artifact takes {len(self.inputs)}: "
+                f"{', '.join(spec.name for spec in self.inputs)}"
             )
-        if images.dtype != np.float32:
-            raise BackendError(
-                f"images are {images.dtype}, expected float32; convert them with .astype('float32')"
-            )
-        return np.array(images, order="C")
+        for array, spec in zip(inputs, self.inputs, strict=True):
+            if array.shape != spec.shape:
+                raise BackendError(
+                    f"{spec.name} has shape {by(array.shape)}, this artifact takes {by(spec.shape)}; "
+                    "prepare an artifact for that shape"
+                )
+            if str(array.dtype) != spec.dtype:
+                raise BackendError(
+                    f"{spec.name} is {array.dtype}, expected {spec.dtype}; convert it with .astype('{spec.dtype}')"
+                )
+        return tuple(np.array(array, order="C") for array in inputs)
 
 
-def _by(shape: tuple[int, ...]) -> str:
+def by(shape: tuple[int, ...]) -> str:
+    """A shape as it is typed: 1x3x224x224."""
     return "x".join(str(size) for size in shape) or "()"

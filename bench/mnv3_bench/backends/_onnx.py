@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mnv3_bench.backends.base import Facts, FloatArray, Preparation
+    from mnv3_bench.backends.base import Arrays, Facts, Preparation
 
 MODEL = "model.onnx"
-INPUT, OUTPUT = "images", "logits"
 RUNTIME_MODULES = ("numpy", "onnxruntime")
 PREPARE_MODULES = ("torch", "onnx", "onnxscript")
 DISTRIBUTIONS = ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -46,12 +45,12 @@ def export(preparation: Preparation, path: Path) -> None:
         try:
             torch.onnx.export(
                 preparation.model,
-                (torch.from_numpy(preparation.example),),
+                tuple(torch.from_numpy(array) for array in preparation.example),
                 str(path),
                 dynamo=True,
                 external_data=False,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
+                input_names=[spec.name for spec in preparation.inputs],
+                output_names=["logits"] if preparation.format == "module" else None,
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
@@ -141,20 +140,21 @@ class OnnxSession:
         self.session = session
         self.about = about
         self.threads = threads
-        self.names = [OUTPUT]
+        self.names = [output.name for output in session.get_outputs()]
+        # By position: an exporter may have renamed an input whose name ONNX does not take.
+        self.inputs = [given.name for given in session.get_inputs()]
 
-    def stage(self, images: FloatArray) -> Any:
+    def stage(self, inputs: Arrays) -> Any:
         """The session's feed."""
-        return {INPUT: self.about.own(images)}
+        return dict(zip(self.inputs, self.about.own(inputs), strict=True))
 
     def run(self, staged: Any) -> Any:
         """One inference."""
         return self.session.run(self.names, staged)
 
-    def fetch(self, output: Any) -> FloatArray:
-        """Logits, batch x classes."""
-        logits: FloatArray = output[0]
-        return logits
+    def fetch(self, output: Any) -> Arrays:
+        """The outputs."""
+        return tuple(output)
 
     def facts(self) -> Facts:
         """What the session says of itself."""
@@ -184,14 +184,16 @@ class CudaOnnxSession(OnnxSession):
         super().__init__(session, about, threads)
         self.index = int(device.partition(":")[2] or 0)
 
-    def stage(self, images: FloatArray) -> Any:
-        """A binding whose input lies on the device."""
+    def stage(self, inputs: Arrays) -> Any:
+        """A binding whose inputs lie on the device."""
         import onnxruntime
 
-        value = onnxruntime.OrtValue.ortvalue_from_numpy(self.about.own(images), "cuda", self.index)
         binding = self.session.io_binding()
-        binding.bind_ortvalue_input(INPUT, value)
-        binding.bind_output(OUTPUT, "cuda", self.index)
+        for name, array in zip(self.inputs, self.about.own(inputs), strict=True):
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", self.index)
+            binding.bind_ortvalue_input(name, value)
+        for name in self.names:
+            binding.bind_output(name, "cuda", self.index)
         return binding
 
     def run(self, staged: Any) -> Any:
@@ -202,10 +204,9 @@ class CudaOnnxSession(OnnxSession):
     def synchronize(self) -> None:
         """Nothing is left to wait for: `run_with_iobinding` synchronises its outputs."""
 
-    def fetch(self, output: Any) -> FloatArray:
-        """Logits, copied to the host."""
-        logits: FloatArray = output.copy_outputs_to_cpu()[0]
-        return logits
+    def fetch(self, output: Any) -> Arrays:
+        """The outputs, copied to the host."""
+        return tuple(output.copy_outputs_to_cpu())
 
 
 @contextlib.contextmanager

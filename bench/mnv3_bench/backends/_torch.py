@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from mnv3_bench.backends.base import Facts, FloatArray, Preparation
+    from mnv3_bench.backends.base import Arrays, Facts, Preparation
 
 WEIGHTS = "weights.safetensors"
 SCRIPT = "model.ts"
@@ -45,6 +45,13 @@ def torch_device(device: str) -> torch.device:
                 f"{device} was asked for, but there are {torch.cuda.device_count()} CUDA devices; use cuda:0"
             )
     return torch.device(device)
+
+
+def tensors(inputs: Arrays, device: torch.device | str = "cpu") -> tuple[torch.Tensor, ...]:
+    """One call's inputs as tensors with memory of their own."""
+    import torch
+
+    return tuple(torch.from_numpy(array.copy()).to(device) for array in inputs)
 
 
 def save_weights(model: nn.Module, directory: Path) -> None:
@@ -142,7 +149,7 @@ def save_script(model: nn.Module, preparation: Preparation) -> None:
     import torch
 
     place = torch_device(preparation.device)
-    example = torch.from_numpy(preparation.example.copy()).to(place)
+    example = tensors(preparation.example, place)
     with torch.inference_mode(), warnings.catch_warnings():
         # Known and stated in the summary: TorchScript is deprecated.
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*torch.jit.*deprecated.*")
@@ -193,7 +200,7 @@ class TorchSession:
 
     def __init__(
         self,
-        call: Callable[[torch.Tensor], torch.Tensor],
+        call: Callable[..., Any],
         about: About,
         device: torch.device,
         read_back: Callable[[], Facts],
@@ -202,7 +209,7 @@ class TorchSession:
     ) -> None:
         import torch
 
-        self.call: Callable[[torch.Tensor], torch.Tensor] | None = call
+        self.call: Callable[..., Any] | None = call
         self.about = about
         self.device = device
         self.read_back: Callable[[], Facts] | None = read_back
@@ -210,22 +217,29 @@ class TorchSession:
         self.clock = "cuda-events" if device.type == "cuda" else "wall"
         self.inference_mode = torch.inference_mode
 
-    def stage(self, images: FloatArray) -> torch.Tensor:
-        """The batch as a tensor on the session's device, in its memory format."""
+    def stage(self, inputs: Arrays) -> tuple[torch.Tensor, ...]:
+        """The inputs as tensors on the session's device; images in its memory format."""
         import torch
 
-        tensor = torch.from_numpy(self.about.own(images))
-        return tensor.to(self.device, memory_format=self.memory_format)
+        return tuple(
+            tensor.to(
+                self.device, memory_format=self.memory_format if tensor.dim() == 4 else torch.preserve_format
+            )
+            for tensor in map(torch.from_numpy, self.about.own(inputs))
+        )
 
-    def run(self, staged: torch.Tensor) -> torch.Tensor:
+    def run(self, staged: tuple[torch.Tensor, ...]) -> Any:
         """One inference; on CUDA it is only queued."""
         with self.inference_mode():
-            return self.call(staged)  # type: ignore[misc]  # a closed session is not run
+            return self.call(*staged)  # type: ignore[misc]  # a closed session is not run
 
-    def fetch(self, output: torch.Tensor) -> FloatArray:
-        """Logits on the host, batch x classes."""
-        array: FloatArray = output.float().cpu().numpy()
-        return array
+    def fetch(self, output: Any) -> Arrays:
+        """The outputs on the host, floating-point ones as float32."""
+        import torch
+
+        given = output.values() if isinstance(output, dict) else output
+        outputs = (given,) if isinstance(given, torch.Tensor) else tuple(given)
+        return tuple((each.float() if each.is_floating_point() else each).cpu().numpy() for each in outputs)
 
     def synchronize(self) -> None:
         """Wait for everything queued on the device."""

@@ -56,7 +56,7 @@ class Compile(Backend):
         directory = preparation.directory
         _torch.save_weights(_torch.fold_batch_norm(preparation.model), directory)
         model = _torch.rebuild(About.of(preparation, {}), directory).to(place)
-        example = torch.from_numpy(preparation.example.copy()).to(place)
+        example = _torch.tensors(preparation.example, place)
         torch.compiler.reset()
         counters.clear()
         compiled = torch.compile(
@@ -67,7 +67,7 @@ class Compile(Backend):
         )
         with torch.inference_mode(), _inductor.building(), _inductor.recording_kernels(directory / KERNELS):
             try:
-                function = compiled.aot_compile(((example,), {}))  # type: ignore[attr-defined]
+                function = compiled.aot_compile((example, {}))  # type: ignore[attr-defined]
             except torch._dynamo.exc.Unsupported as error:
                 raise BackendError(
                     f"torch.compile cannot take the network as one graph: {_line(error)}"

@@ -11,7 +11,9 @@ from mnv3_bench.backends._artifact import About
 from mnv3_bench.backends.base import Backend, BackendInfo
 
 if TYPE_CHECKING:
-    from mnv3_bench.backends.base import Facts, FloatArray, Preparation
+    from collections.abc import Sequence
+
+    from mnv3_bench.backends.base import Array, Arrays, Facts, Preparation
 
 
 class OnnxRuntimeInt8(Backend):
@@ -61,7 +63,7 @@ class OnnxRuntimeInt8(Backend):
             quantize_static(
                 str(inferred),
                 str(path),
-                _reader(preparation.calibration, len(preparation.example)),
+                _reader(exported, preparation.calibration),
                 quant_format=QuantFormat.QDQ,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
@@ -71,7 +73,7 @@ class OnnxRuntimeInt8(Backend):
             )
         facts: Facts = {
             **_onnx.graph_facts(path),
-            "calibration images": len(preparation.calibration),
+            "calibration calls": len(preparation.calibration),
             "weights": "int8 per channel" + ("" if _cpu.has_vnni() else ", 7 bits (no VNNI)"),
         }
         About.of(preparation, facts).write(preparation.directory)
@@ -82,20 +84,18 @@ class OnnxRuntimeInt8(Backend):
         return _onnx.open_session(directory, threads, device)
 
 
-def _reader(images: FloatArray, batch: int) -> Any:
-    """Calibration images in batches of the exported, static size; an incomplete last batch goes round."""
-    import numpy as np
+def _reader(model: Path, calls: Sequence[Arrays]) -> Any:
+    """Calibration inputs under the exported model's names."""
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader
+
+    names = [given.name for given in onnx.load(str(model), load_external_data=False).graph.input]
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # the base class is untyped
         def __init__(self) -> None:
-            starts = range(0, len(images), batch)
-            self.feeds = iter(
-                {_onnx.INPUT: np.ascontiguousarray(images[(start + np.arange(batch)) % len(images)])}
-                for start in starts
-            )
+            self.feeds = iter([dict(zip(names, call, strict=True)) for call in calls])
 
-        def get_next(self) -> dict[str, FloatArray] | None:
+        def get_next(self) -> dict[str, Array] | None:
             return next(self.feeds, None)
 
     return Reader()

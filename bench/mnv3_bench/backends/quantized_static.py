@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from mnv3_bench.backends.base import Facts, FloatArray, Preparation
+    from mnv3_bench.backends.base import Facts, Preparation
 
 LIBRARY = "model.so"
 
@@ -68,7 +68,7 @@ class QuantizedStatic(Backend):
         _inductor.require_compiler()
         torch.set_num_threads(preparation.threads)
         reduce_range = not _cpu.has_vnni()
-        example = (torch.from_numpy(preparation.example.copy()),)
+        example = _torch.tensors(preparation.example)
         directory = preparation.directory
         package = directory / "model.pt2"
         with torch.no_grad(), _inductor.building():
@@ -80,7 +80,7 @@ class QuantizedStatic(Backend):
         _keep_library(package, directory / LIBRARY)
         facts: Facts = {
             "quantized by": "torchao PT2E, X86InductorQuantizer",
-            "calibration images": len(preparation.calibration),
+            "calibration calls": len(preparation.calibration),
             "activations": "u8 a tensor, histogram" + (", 7 bit (no VNNI)" if reduce_range else ""),
             "weights": "s8 a channel",
             **_coverage(converted),
@@ -104,15 +104,14 @@ class QuantizedStatic(Backend):
             ) from error
         run = runner.run
 
-        def call(images: torch.Tensor) -> torch.Tensor:
-            output: torch.Tensor = run([images])[0]
-            return output
+        def call(*inputs: torch.Tensor) -> Any:
+            return run(list(inputs))
 
         return _torch.TorchSession(call, about, place, dict)
 
 
 def _quantize(
-    preparation: Preparation, example: tuple[torch.Tensor], reduce_range: bool
+    preparation: Preparation, example: tuple[torch.Tensor, ...], reduce_range: bool
 ) -> torch.fx.GraphModule:
     import torch
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
@@ -121,19 +120,10 @@ def _quantize(
     quantizer = x86.X86InductorQuantizer()
     quantizer.set_global(x86.get_default_x86_inductor_quantization_config(reduce_range=reduce_range))
     observed = prepare_pt2e(torch.export.export(preparation.model, example).module(), quantizer)
-    for images in batches_of(preparation.calibration, len(preparation.example)):
-        observed(torch.from_numpy(images))
+    for inputs in preparation.calibration:
+        observed(*_torch.tensors(inputs))
     converted: torch.fx.GraphModule = convert_pt2e(observed)
     return converted
-
-
-def batches_of(images: FloatArray, batch: int) -> list[FloatArray]:
-    """Cut images into whole batches, going round so that every image is used."""
-    import numpy as np
-
-    number = -(-len(images) // batch)
-    indices = np.arange(number * batch) % len(images)
-    return [np.ascontiguousarray(images[part]) for part in indices.reshape(number, batch)]
 
 
 def _coverage(converted: torch.fx.GraphModule) -> Facts:

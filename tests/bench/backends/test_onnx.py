@@ -12,6 +12,7 @@ from mnv3_bench.backends import _onnx
 from mnv3_bench.backends.base import Preparation
 from mnv3_bench.inputs import images
 from mnv3_models import build
+from mnv3_reports.record import TensorSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,9 +29,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         preparation = Preparation(
             variant="v3-small@0.35",
             num_classes=10,
-            model=model,
-            example=example,
-            calibration=example,
+            network=model,
+            inputs=(TensorSpec("images", example.shape),),
+            example=(example,),
+            calibration=[(example,)],
             threads=1,
             device="cpu",
             directory=folder,

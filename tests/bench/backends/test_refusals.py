@@ -13,6 +13,7 @@ from mnv3_bench.backends._torch import TorchSession, fold_batch_norm, torch_devi
 from mnv3_bench.backends.base import BackendError, Preparation
 from mnv3_bench.inputs import images
 from mnv3_models import build
+from mnv3_reports.record import TensorSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,9 +27,10 @@ def preparation(directory: Path, device: str = "cpu") -> Preparation:
     return Preparation(
         variant="v3-small@0.35",
         num_classes=10,
-        model=build("v3-small@0.35", num_classes=10).eval(),
-        example=example,
-        calibration=example,
+        network=build("v3-small@0.35", num_classes=10).eval(),
+        inputs=(TensorSpec("images", example.shape),),
+        example=(example,),
+        calibration=[(example,)],
         threads=1,
         device=device,
         directory=directory,

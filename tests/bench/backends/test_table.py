@@ -57,7 +57,7 @@ def entry_points(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
 def test_other_distributions_add_backends(entry_points: list[EntryPoint]) -> None:
     entry_points.append(EntryPoint("other", "mnv3_bench.backends.eager:Eager", "mnv3_bench.backends"))
     assert backend_names() == (*BACKENDS, "other")
-    with pytest.raises(ValueError, match="calls itself 'eager' but is registered as 'other'"):
+    with pytest.raises(UnknownBackendError, match="calls itself 'eager' but is registered as 'other'"):
         get_backend("other")
 
 
