@@ -57,10 +57,30 @@ def _root(
 def run(
     variants: Annotated[
         str | None,
-        typer.Option(help="Networks, such as large,small,v2@0.5,small-minimal. Default: large,small."),
+        typer.Option(
+            help="Networks, such as large,small,v2@0.5,small-minimal, or module:function. Default: large,small."
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A network of your own: FILE.onnx, .tflite, .pt2, .pt (TorchScript), .pte, .xml (OpenVINO), or "
+            "module:function; may be given again. TorchScript, .pt2 and module:function execute code: measure only "
+            "what you trust."
+        ),
+    ] = None,
+    input: Annotated[  # noqa: A002 - the flag's name
+        list[str] | None,
+        typer.Option(
+            help="What such a model takes, such as 1x3x224x224 or tokens=1x128:int64,mask=1x128:int64. Default: as the "
+            "file says."
+        ),
     ] = None,
     backends: Annotated[
-        str | None, typer.Option(help="Runtimes, or 'all' that are installed here. Default: all.")
+        str | None,
+        typer.Option(
+            help="Runtimes, or 'all' that are installed here; with a setting as NAME:SWITCH=VALUE. Default: all."
+        ),
     ] = None,
     references: Annotated[
         str | None, typer.Option(help="Networks to compare with, or 'none'. Default: v1,v2.")
@@ -81,6 +101,18 @@ def run(
     ] = None,
     quick: Annotated[
         bool | None, typer.Option("--quick", help="Precision 10% and about 2 s a cell: a first look.")
+    ] = None,
+    tune: Annotated[
+        bool | None,
+        typer.Option(
+            "--tune",
+            help="Search each backend's own switches for faster settings, on other inputs, and measure the winner "
+            "beside the default.",
+        ),
+    ] = None,
+    tune_budget: Annotated[
+        str | None,
+        typer.Option(help="Time for that search, such as 5m; implies --tune. Default: 20 s a cell."),
     ] = None,
     weights: Annotated[
         str | None,
@@ -131,6 +163,10 @@ def run(
         seed=seed,
         num_classes=num_classes,
         weights=weights,
+        models=model or None,
+        inputs=input or None,
+        tune=tune,
+        tune_budget=tune_budget,
         quick=quick,
         cold=cold,
         output=output,

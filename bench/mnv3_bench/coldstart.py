@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from mnv3_bench.plan import Limits
     from mnv3_bench.prepare import Artifacts
+    from mnv3_bench.protocol import Purpose
 
 WARM_UP_SECONDS = 2.0
 
@@ -74,7 +76,7 @@ class ColdStarts:
             seen = expect((yield worker, Look(), limits.turn), Seen)
             phase = "fidelity"
             reference = self.artifacts.references[cell.variant, cell.resolution]
-            images = self.artifacts.images["fidelity", cell.resolution]
+            images = self.artifacts.pool("fidelity", cell)
             checked = expect((yield worker, Check(str(images), str(reference)), limits.check), Checked)
         except WorkerError as error:
             self.tell(f"{cell.key}: {phase} failed: {error.reason}")
@@ -106,7 +108,8 @@ class ColdStarts:
                     top1_agreement=checked.top1_agreement,
                     samples=checked.samples,
                     floor_snr_db=info.floor_snr_db,
-                    inputs=DESCRIPTION,
+                    inputs=self.artifacts.described.get(cell.variant, DESCRIPTION),
+                    reference=self.artifacts.compared.get(cell.variant, "eager fp32"),
                 ),
                 facts=seen.facts,
                 device_peak_bytes=seen.device_peak_bytes,
@@ -136,14 +139,14 @@ def wrong_numbers(finite: bool, snr_db: float, floor_snr_db: float) -> str | Non
     return None
 
 
-def load_order(cell: Cell, artifacts: Artifacts) -> Load:
-    """The order that loads a cell's artifact."""
+def load_order(cell: Cell, artifacts: Artifacts, purpose: Purpose = "measure") -> Load:
+    """The order that loads a cell's artifact, to be called with the inputs made for a purpose."""
     return Load(
         backend=cell.backend,
         directory=str(artifacts.directories[cell.key]),
         threads=cell.threads,
         device=cell.device,
-        images=str(artifacts.images["measure", cell.resolution]),
+        images=str(artifacts.pool(purpose, cell)),
         batch=cell.batch,
     )
 
@@ -151,4 +154,4 @@ def load_order(cell: Cell, artifacts: Artifacts) -> Load:
 def file_name(cell: Cell) -> str:
     """A cell's key as a file name."""
     setting = f"t{cell.threads}-b{cell.batch}-r{cell.resolution}-{cell.device.replace(':', '')}"
-    return f"{cell.variant}-{cell.backend}-{setting}"
+    return re.sub(r"[^\w.@+-]", "-", f"{cell.variant}-{cell.backend}-{setting}")

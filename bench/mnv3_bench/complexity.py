@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from mnv3_bench.backends.base import Arrays
+
 # fvcore leaves some operators out silently (relu), calls others unsupported (hardswish, mul, add) and has rules of
 # its own for the rest (batch_norm, pooling). Here all follow one rule: an operation for each output element.
 _KINDS = {
@@ -38,24 +40,26 @@ _MAC_OPERATORS = ("conv", "linear", "addmm", "mm", "matmul", "bmm", "einsum")
 _SHOWN = 3  # places named where counters disagree
 
 
-def count(model: nn.Module, resolution: int) -> Complexity:
-    """Count one image, 1 x 3 x resolution x resolution, through a network in eval mode.
+def count(model: nn.Module, inputs: Arrays) -> Complexity:
+    """Count one call of a network in eval mode, such as one image of 1 x 3 x 224 x 224.
 
     A layer's `activations`, like the total, are elements written by convolutions and linear layers (0 for other
     layers); its `output_shape` leaves the batch out. `weight_bytes` is what parameters and buffers take in memory.
     Operators no counter knows are named in `disagreement`.
 
-    Raises:
-        ValueError: the resolution is not positive.
+    Args:
+        model: the network.
+        inputs: of one call; their values do not matter, and a network has to take float32 ones as its parameters are.
     """
     import torch
 
-    if resolution < 1:
-        raise ValueError(f"resolution is {resolution}; expected a positive number of pixels, such as 224")
     model = copy.deepcopy(model).eval()  # hooks and mode stay out of the caller's network
     tensors = [*model.parameters(), *model.buffers()]
     like = next(model.parameters(), torch.empty(0))
-    image = torch.zeros(1, 3, resolution, resolution, device=like.device, dtype=like.dtype)
+    image = tuple(
+        each.to(like.device, like.dtype if each.is_floating_point() else each.dtype)
+        for each in map(torch.from_numpy, inputs)
+    )
 
     layers = _layers(model, image)
     by_operator, macs_by_module, activations, unsupported = _fvcore(model, image)
@@ -82,7 +86,7 @@ def count(model: nn.Module, resolution: int) -> Complexity:
     )
 
 
-def _layers(model: nn.Module, image: torch.Tensor) -> tuple[LayerCost, ...]:
+def _layers(model: nn.Module, image: tuple[torch.Tensor, ...]) -> tuple[LayerCost, ...]:
     """Cost of every leaf module that ran, in the order of first use; a module used twice costs twice."""
     import torch
 
@@ -110,7 +114,7 @@ def _layers(model: nn.Module, image: torch.Tensor) -> tuple[LayerCost, ...]:
     leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
     handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
     with torch.no_grad():
-        model(image)
+        model(*image)
     for handle in handles:
         handle.remove()
     return tuple(costs.values())
@@ -132,7 +136,7 @@ def _layer_macs(module: nn.Module, given: torch.Tensor, output: torch.Tensor) ->
 
 
 def _fvcore(
-    model: nn.Module, image: torch.Tensor
+    model: nn.Module, image: tuple[torch.Tensor, ...]
 ) -> tuple[Counter[str], dict[str, int], int, dict[str, int]]:
     """Operations by operator, MACs by module, activations, and calls of operators without a handle."""
     with warnings.catch_warnings():
@@ -156,12 +160,12 @@ def _fvcore(
         return by_operator, macs_by_module, int(activations.total()), dict(flops.unsupported_ops())
 
 
-def _dispatched_flops(model: nn.Module, image: torch.Tensor) -> int:
+def _dispatched_flops(model: nn.Module, image: tuple[torch.Tensor, ...]) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(image)
+        model(*image)
     return int(counter.get_total_flops())
 
 

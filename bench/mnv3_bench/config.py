@@ -104,6 +104,8 @@ def _read_table(path: str | None) -> tuple[dict[str, Any], Path | None]:
 
 def _asked(table: dict[str, Any], file: Path) -> Asked:
     known = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(Asked)}
+    for plural in ("models", "inputs"):  # as the flags are called, which are given once for each
+        known[plural.removesuffix("s")] = known.pop(plural)
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key == "gate":
@@ -119,10 +121,10 @@ def _asked(table: dict[str, Any], file: Path) -> Asked:
 
 
 _KINDS = {
-    "flag": ("quick", "cold"),
+    "flag": ("quick", "cold", "tune"),
     "integer": ("seed", "num_classes"),
     "text": ("device", "output"),
-    "quantity": ("precision", "time_budget", "timeout", "worker_memory"),
+    "quantity": ("precision", "time_budget", "tune_budget", "timeout", "worker_memory"),
     "counts": ("threads", "batch_sizes", "resolutions"),
 }
 _EXPECTED = {

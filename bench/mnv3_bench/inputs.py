@@ -7,6 +7,7 @@ fit nothing else. Pixels are normalised with ImageNet's mean and standard deviat
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 COUNTS: dict[Purpose, int] = {"weights": 128, "calibration": 64, "fidelity": 32, "measure": 32, "tuning": 32}
 """Images made for each purpose. The sets are disjoint: each purpose has a random stream of its own."""
 
+MOST_BYTES = 1 << 28
+"""Of the ready inputs made for one purpose."""
+
 DESCRIPTION = "seeded 1/f images with shapes, ImageNet-normalised"
 
 _MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)[:, None, None]
@@ -39,14 +43,30 @@ def images(seed: int, purpose: Purpose, resolution: int, count: int | None = Non
     return np.stack([_image(rng, resolution) for _ in range(number)])
 
 
+def bytes_of(inputs: Sequence[TensorSpec]) -> int:
+    """Bytes that one call's inputs take."""
+    return sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in inputs)
+
+
 def samples(seed: int, purpose: Purpose, inputs: Sequence[TensorSpec], count: int) -> list[npt.NDArray[Any]]:
-    """Make the inputs of `count` calls: an array an input, count x its shape.
+    """Make the inputs of `count` calls, or of as many as fit `MOST_BYTES`, at least two: count x its shape an input.
 
     What looks like images (float32, four sizes, three channels first or last) is images; other floating-point inputs
     are standard normal, integers are 0 or 1, which any table of at least two rows can look up.
     """
     rng = np.random.default_rng([seed, _STREAMS[purpose], 0])
+    count = max(2, min(count, MOST_BYTES // max(1, bytes_of(inputs))))
     return [np.stack([_sample(rng, spec) for _ in range(count)]) for spec in inputs]
+
+
+def describe(inputs: Sequence[TensorSpec]) -> str:
+    """What `samples` makes of these inputs, for the report."""
+    kinds = []
+    for spec in inputs:
+        dtype = np.dtype(spec.dtype)
+        kind = DESCRIPTION if is_image(spec) else "standard normal" if dtype.kind == "f" else "0 or 1"
+        kinds.append(f"{spec.name} {'x'.join(map(str, spec.shape))} {spec.dtype}: {kind}")
+    return "; ".join(kinds)
 
 
 def is_image(spec: TensorSpec) -> bool:

@@ -12,19 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnv3_bench.backends import backend_names, get_backend, missing
+from mnv3_bench import plan_models
+from mnv3_bench.backends import UnknownBackendError, backend_names, get_backend, missing
 from mnv3_bench.environment import usable_cpus
 from mnv3_bench.errors import UsageError
 from mnv3_models import parse_variant
 from mnv3_reports.record import Cell, Request, Skipped
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from mnv3_reports.record import Model
 
 DEFAULT_PRECISION = 0.02
 QUICK_PRECISION = 0.10
 SECONDS_PER_CELL = 5.2
 QUICK_SECONDS_PER_CELL = 2.0
+TUNE_SECONDS_PER_CELL = 20.0
 SHORTEST_BUDGET = 30.0
 QUICK_SHORTEST_BUDGET = 10.0
 
@@ -74,6 +78,10 @@ class Asked:
     quick: bool | None = None
     cold: bool | None = None
     output: str | None = None
+    models: str | Sequence[str] | None = None
+    inputs: str | Sequence[str] | None = None
+    tune: bool | None = None
+    tune_budget: str | float | None = None
     timeout: str | float | None = None
     worker_memory: str | int | None = None
 
@@ -97,8 +105,16 @@ def make_plan(asked: Asked) -> Plan:
         UsageError: it is wrong; the message says what to type instead.
     """
     notes: list[str] = []
-    variants = _variants(_names(asked.variants, "large,small"), "--variants")
-    requested = _names(asked.references, "v1,v2")
+    given = list(dict.fromkeys(_paths(asked.models)))
+    if asked.inputs is not None and not given:
+        raise UsageError(
+            "--input says what a --model takes; type --model FILE too, or --resolutions for the variants"
+        )
+    models = plan_models.models(given, _paths(asked.inputs))
+    named = [plan_models.variant_of(name) for name in given]
+    typed = _names(asked.variants, "" if given else "large,small")
+    variants = tuple(dict.fromkeys((*(_variants(typed, "--variants") if typed or not given else ()), *named)))
+    requested = _names(asked.references, "none" if given and not typed else "v1,v2")
     references = () if requested == ["none"] else _variants(requested, "--references")
     device = asked.device or "cpu"
     backends, skipped = _backends(_names(asked.backends, "all"), device)
@@ -118,8 +134,19 @@ def make_plan(asked: Asked) -> Plan:
         for batch in batch_sizes
         for thread in threads
         for variant in dict.fromkeys((*variants, *references))
+        if variant not in models
         for backend in backends
+        if "module" in get_backend(backend).info.takes
     )
+    cells += tuple(
+        Cell(variant, backend, device, thread, *plan_models.batch_and_resolution(model.inputs))
+        for thread in threads
+        for variant, model in models.items()
+        for backend in backends
+        if model.format in get_backend(backend).info.takes
+    )
+    notes += _unfit(models, backends)
+    _require_cells(tuple(dict.fromkeys((*variants, *references))), cells, models)
     precision = _share(asked.precision, QUICK_PRECISION if quick else DEFAULT_PRECISION, "--precision")
     default_budget = (
         max(QUICK_SHORTEST_BUDGET, QUICK_SECONDS_PER_CELL * len(cells))
@@ -149,6 +176,8 @@ def make_plan(asked: Asked) -> Plan:
             weights=_weights(asked.weights, tuple(dict.fromkeys((*variants, *references)))),
             quick=quick,
             cold=bool(asked.cold),
+            models=models,
+            tune=_tune(asked, len(cells)),
         ),
         cells=cells,
         skipped=skipped,
@@ -187,6 +216,39 @@ def _names(given: str | Sequence[str] | None, default: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
+def _paths(given: str | Sequence[str] | None) -> list[str]:
+    """Values of an option that is typed once for each: paths may hold commas."""
+    return [given] if isinstance(given, str) else list(given or ())
+
+
+def _unfit(models: Mapping[str, Model], backends: Sequence[str]) -> list[str]:
+    """A note for each file that some of the backends cannot be given."""
+    notes = []
+    for variant, model in models.items():
+        unable = [name for name in backends if model.format not in get_backend(name).info.takes]
+        if unable:
+            what = (
+                f"a {model.format} file" if model.format != "module" else "a network with inputs of its own"
+            )
+            notes.append(f"{variant} is {what}, which cannot be given to: {', '.join(unable)}")
+    return notes
+
+
+def _require_cells(variants: Sequence[str], cells: Sequence[Cell], models: Mapping[str, Model]) -> None:
+    for variant in variants:
+        if all(cell.variant != variant for cell in cells):
+            model_format = models[variant].format if variant in models else "module"
+            able = [name for name in backend_names() if model_format in get_backend(name).info.takes]
+            raise UsageError(f"--backends: none of them can measure {variant}; these can: {', '.join(able)}")
+
+
+def _tune(asked: Asked, cells: int) -> float | None:
+    """Seconds for the search, None when there is none."""
+    if asked.tune_budget is not None:
+        return seconds(asked.tune_budget, "--tune-budget")
+    return max(SHORTEST_BUDGET, TUNE_SECONDS_PER_CELL * cells) if asked.tune else None
+
+
 def _variants(names: list[str], flag: str) -> tuple[str, ...]:
     if not names:
         raise UsageError(f"{flag} names nothing; type for example {flag} large,small")
@@ -194,6 +256,8 @@ def _variants(names: list[str], flag: str) -> tuple[str, ...]:
     for name in names:
         try:
             variant = parse_variant(name)
+            if variant.is_file:
+                raise UsageError(f"{flag}: {name} is a model file; type --model {name}")
             if variant.is_own:
                 from mnv3_models.own_source import require_source
 
@@ -218,10 +282,11 @@ def _backends(names: list[str], device: str) -> tuple[tuple[str, ...], tuple[Ski
     everything = names == ["all"]
     found, skipped = [], []
     for name in dict.fromkeys(known if everything else names):
-        if name not in known:
-            hint = nearest(name, known) or f"; known are {', '.join(known)}"
-            raise UsageError(f"--backends: '{name}' is not a backend{hint}")
-        info = get_backend(name).info
+        try:
+            backend = get_backend(name)
+        except UnknownBackendError as error:
+            raise UsageError(f"--backends: {error}") from None
+        info = backend.info
         if kind not in info.devices:
             if not everything:
                 able = [other for other in known if kind in get_backend(other).info.devices]
@@ -232,14 +297,18 @@ def _backends(names: list[str], device: str) -> tuple[tuple[str, ...], tuple[Ski
         if lack is not None:
             skipped.append(Skipped(name, lack[0], lack[1], requested=not everything))
             continue
-        found.append(name)
+        unable = backend.unavailable() if kind == "cpu" else None
+        if unable is not None:
+            skipped.append(Skipped(name, unable, None, requested=not everything))
+            continue
+        found.append(backend.name)
     if not found:
         reasons = "; ".join(
             f"{skip.backend}: {skip.reason}" + (f" (type: {skip.install})" if skip.install else "")
             for skip in skipped
         )
         raise UsageError(f"no requested backend can be measured here: {reasons}")
-    return tuple(found), tuple(skipped)
+    return tuple(dict.fromkeys(found)), tuple(skipped)
 
 
 def _counts(

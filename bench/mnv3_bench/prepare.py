@@ -13,20 +13,44 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mnv3_bench.backends import get_backend
+from mnv3_bench.backends.base import Backend
 from mnv3_bench.cache import Building, Manifest, Store, digest
 from mnv3_bench.conversations import side_by_side
+from mnv3_bench.inputs import describe
 from mnv3_bench.keys import WEIGHTS_RESOLUTION, Keys, digest_of
 from mnv3_bench.launcher import Launcher, Worker, WorkerError, expect
-from mnv3_bench.prepare_worker import FACTS_FILE, IMAGES_FILE, OUTPUTS_FILE, WEIGHTS_FILE, about_weights
-from mnv3_bench.protocol import Done, Images, Message, Prepare, Purpose, Reference, Reply, Weights
+from mnv3_bench.prepare_worker import (
+    EXPLANATION_FILE,
+    FACTS_FILE,
+    IMAGES_FILE,
+    OUTPUTS_FILE,
+    SAMPLES_FILE,
+    WEIGHTS_FILE,
+    about_weights,
+)
+from mnv3_bench.protocol import (
+    Done,
+    Explain,
+    Images,
+    Message,
+    Prepare,
+    Purpose,
+    Reference,
+    Reply,
+    Samples,
+    Weights,
+)
 from mnv3_models import parse_variant
-from mnv3_reports.record import Cell, Entry, Failure, Prepared, Request, VariantFacts
+from mnv3_reports.record import Cell, Entry, Explained, Failure, Note, Prepared, Request, VariantFacts
 
 if TYPE_CHECKING:
     from mnv3_bench.plan import Limits
 
 SHORT_BUILD, INDUCTOR_BUILD = 8.0, 60.0
 """Seconds a preparation takes, roughly, starting a process included: for the time left in the progress display."""
+
+PURPOSES: tuple[Purpose, ...] = ("fidelity", "measure", "calibration", "tuning")
+"""What every network's inputs are made for."""
 
 Conversation = Generator[tuple[Worker, Message, float], Reply, Any]
 
@@ -41,6 +65,17 @@ class Artifacts:
     """(variant, resolution) to reference logits."""
     images: dict[tuple[str, int], Path] = field(default_factory=dict)
     """(purpose, resolution) to images."""
+    samples: dict[tuple[str, str], Path] = field(default_factory=dict)
+    """(purpose, variant) to the inputs of calls, for networks with inputs of their own."""
+    described: dict[str, str] = field(default_factory=dict)
+    """Variant to what its inputs are, where they are not images of ours."""
+    compared: dict[str, str] = field(default_factory=dict)
+    """Variant to what its outputs are compared with, where that is not eager fp32."""
+
+    def pool(self, purpose: Purpose, cell: Cell) -> Path:
+        """What a cell is called with for one purpose."""
+        own = self.samples.get((purpose, cell.variant))
+        return own if own is not None else self.images[purpose, cell.resolution]
 
 
 class Preparer:
@@ -72,18 +107,25 @@ class Preparer:
     def missing(self) -> dict[str, float]:
         """Entries that are not in the store and will have to be built, and about how long each takes."""
         wanted = [(self.keys.images(*which), 1.0) for which in self._wanted_images()]
+        wanted += [(self.keys.samples(*which), 1.0) for which in self._wanted_samples()]
         for cell in self.cells:
+            if not parse_variant(cell.variant).is_file:
+                wanted.append((self.keys.weights(cell.variant), SHORT_BUILD))
             wanted += [
-                (self.keys.weights(cell.variant), SHORT_BUILD),
-                (self.keys.reference(cell.variant, cell.resolution), SHORT_BUILD),
+                (self.keys.reference(cell), SHORT_BUILD),
                 (self.keys.artifact(cell), _expected_seconds(cell)),
             ]
+            if explains(cell):
+                wanted.append((self.keys.explanation(cell), SHORT_BUILD))
         return {digest(key): seconds for key, seconds in wanted if self.store.find(key) is None}
 
     def run(self, width: int, tick: Callable[[], None] | None = None) -> Artifacts:
         """Prepare everything; a cell that cannot be prepared becomes a recorded failure."""
-        images = [partial(self._images, *which) for which in self._wanted_images()]
-        for _ in side_by_side(images, width, tick=tick):
+        inputs: list[Callable[[], Conversation]] = [
+            *(partial(self._images, *which) for which in self._wanted_images()),
+            *(partial(self._samples, *which) for which in self._wanted_samples()),
+        ]
+        for _ in side_by_side(inputs, width, tick=tick):
             pass
         variants = list(dict.fromkeys(cell.variant for cell in self.cells))
         tasks = [partial(self._variant, variant) for variant in variants]
@@ -92,9 +134,14 @@ class Preparer:
         return self.artifacts
 
     def _wanted_images(self) -> list[tuple[Purpose, int]]:
-        purposes: tuple[Purpose, ...] = ("fidelity", "measure", "calibration")
-        wanted: list[tuple[Purpose, int]] = [("weights", WEIGHTS_RESOLUTION)]
-        return wanted + [(purpose, size) for size in self.request.resolutions for purpose in purposes]
+        built = [cell for cell in self.cells if not parse_variant(cell.variant).is_file]
+        wanted: list[tuple[Purpose, int]] = [("weights", WEIGHTS_RESOLUTION)] if built else []
+        sizes = dict.fromkeys(c.resolution for c in self.cells if c.variant not in self.request.models)
+        return wanted + [(purpose, size) for size in sizes for purpose in PURPOSES]
+
+    def _wanted_samples(self) -> list[tuple[Purpose, str]]:
+        own = dict.fromkeys(cell.variant for cell in self.cells if cell.variant in self.request.models)
+        return [(purpose, variant) for variant in own for purpose in PURPOSES]
 
     def _take_waiting(self) -> list[Callable[[], Conversation]]:
         waiting, self._waiting = self._waiting, []
@@ -104,26 +151,17 @@ class Preparer:
 
     def _variant(self, variant: str) -> Conversation:
         """Weights, then queue what depends on them: the slow builders first, so that they do not end alone."""
-        try:
-            entry = yield from self._build(
-                self.keys.weights(variant),
-                f"weights of {variant}",
-                lambda directory: Weights(
-                    variant=variant,
-                    num_classes=self.request.num_classes,
-                    seed=self.request.seed,
-                    file=self.request.weights.get(variant),
-                    images=str(self.artifacts.images["weights", WEIGHTS_RESOLUTION]),
-                    directory=str(directory),
-                ),
-            )
-        except WorkerError as error:
-            self._fail([cell for cell in self.cells if cell.variant == variant], error)
-            return
-        self._weights[variant] = self.store.path(entry.key) / WEIGHTS_FILE
         mine = [cell for cell in self.cells if cell.variant == variant]
-        for resolution in dict.fromkeys(cell.resolution for cell in mine):
-            self._waiting.append(partial(self._reference, variant, resolution))
+        try:
+            if parse_variant(variant).is_file:
+                self._weights[variant] = Path(self.request.models[variant].path)
+            else:
+                yield from self._make_weights(variant)
+        except WorkerError as error:
+            self._fail(mine, error)
+            return
+        for cell in {cell.resolution: cell for cell in mine}.values():
+            self._waiting.append(partial(self._reference, cell))
         shared: dict[str, list[Cell]] = {}
         for cell in mine:
             shared.setdefault(msgspec.json.encode(self.keys.artifact(cell)).decode(), []).append(cell)
@@ -133,18 +171,35 @@ class Preparer:
         for group in groups:
             self._waiting.append(partial(self._artifact, group))
 
-    def _reference(self, variant: str, resolution: int) -> Conversation:
+    def _make_weights(self, variant: str) -> Conversation:
+        entry = yield from self._build(
+            self.keys.weights(variant),
+            f"weights of {variant}",
+            lambda directory: Weights(
+                variant=variant,
+                num_classes=self.request.num_classes,
+                seed=self.request.seed,
+                file=self.request.weights.get(variant),
+                images=str(self.artifacts.images["weights", WEIGHTS_RESOLUTION]),
+                directory=str(directory),
+            ),
+        )
+        self._weights[variant] = self.store.path(entry.key) / WEIGHTS_FILE
+
+    def _reference(self, cell: Cell) -> Conversation:
+        variant, resolution = cell.variant, cell.resolution
         try:
             entry = yield from self._build(
-                self.keys.reference(variant, resolution),
-                f"reference of {variant} at {resolution}",
+                self.keys.reference(cell),
+                f"reference of {variant}" + (f" at {resolution}" if resolution else ""),
                 lambda directory: Reference(
                     variant=variant,
                     num_classes=self.request.num_classes,
                     weights=str(self._weights[variant]),
                     resolution=resolution,
-                    images=str(self.artifacts.images["fidelity", resolution]),
+                    images=str(self.artifacts.pool("fidelity", cell)),
                     directory=str(directory),
+                    model=self.request.models.get(variant),
                 ),
             )
         except WorkerError as error:
@@ -155,6 +210,9 @@ class Preparer:
             return
         directory = self.store.path(entry.key)
         self.artifacts.references[variant, resolution] = directory / OUTPUTS_FILE
+        compared = entry.facts.get("reference")
+        if compared is not None:
+            self.artifacts.compared[variant] = str(compared)
         facts = msgspec.json.decode((directory / FACTS_FILE).read_bytes(), type=VariantFacts)
         self.record(msgspec.structs.replace(facts, weights=self._weights_origin(variant)))
 
@@ -174,10 +232,11 @@ class Preparer:
                     num_classes=self.request.num_classes,
                     weights=str(self._weights[cell.variant]),
                     batch=cell.batch,
-                    calibration=str(self.artifacts.images["calibration", cell.resolution]),
+                    calibration=str(self.artifacts.pool("calibration", cell)),
                     threads=cell.threads,
                     device=cell.device,
                     directory=str(directory),
+                    model=self.request.models.get(cell.variant),
                 ),
                 _expected_seconds(cell),
             )
@@ -199,6 +258,31 @@ class Preparer:
                     facts={"precision": get_backend(cell.backend).info.precision, **entry.facts},
                 )
             )
+            if explains(cell):
+                self._waiting.append(partial(self._explanation, cell))
+
+    def _explanation(self, cell: Cell) -> Conversation:
+        """The runtime's own account of a cell. A cell goes on without it: it explains figures and is none."""
+        try:
+            entry = yield from self._build(
+                self.keys.explanation(cell),
+                f"profile of {cell.variant}/{cell.backend}",
+                lambda directory: Explain(
+                    backend=cell.backend,
+                    artifact=str(self.artifacts.directories[cell.key]),
+                    threads=cell.threads,
+                    images=str(self.artifacts.pool("tuning", cell)),
+                    batch=cell.batch,
+                    directory=str(directory),
+                ),
+            )
+        except WorkerError as error:
+            self.record(Note(f"{cell.key} could not be profiled by its runtime: {error.reason}"))
+            return
+        path = self.store.path(entry.key) / EXPLANATION_FILE
+        explained = msgspec.json.decode(path.read_bytes(), type=Explained)
+        if explained.by:
+            self.record(msgspec.structs.replace(explained, cell=cell.key))
 
     def _build(
         self, key: dict[str, Any], title: str, order: Callable[[Path], Message], work: float = SHORT_BUILD
@@ -242,6 +326,9 @@ class Preparer:
             self.record(Failure(cell.key, "prepare", error.reason, error.tail, error.install))
 
     def _weights_origin(self, variant: str) -> str:
+        if parse_variant(variant).is_file:
+            path = self._weights[variant]
+            return f"{path.name} (sha256 {digest_of(str(path), '--model')[:12]})"
         file = self.request.weights.get(variant)
         if file is None and parse_variant(variant).is_own:
             return f"as {variant} makes them, after torch.manual_seed({self.request.seed})"
@@ -262,11 +349,36 @@ class Preparer:
                 work=1.0,
             )
         except WorkerError as error:
-            hit = [cell for cell in self.cells if purpose == "weights" or cell.resolution == resolution]
-            self._fail(hit, error)
-            self.cells = tuple(cell for cell in self.cells if cell not in hit)
+            images = [cell for cell in self.cells if cell.variant not in self.request.models]
+            self._lose([c for c in images if purpose == "weights" or c.resolution == resolution], error)
             return
         self.artifacts.images[purpose, resolution] = self.store.path(entry.key) / IMAGES_FILE
+
+    def _samples(self, purpose: Purpose, variant: str) -> Conversation:
+        model = self.request.models[variant]
+        try:
+            entry = yield from self._build(
+                self.keys.samples(purpose, variant),
+                f"inputs of {variant} for {purpose}",
+                lambda directory: Samples(
+                    seed=self.request.seed, purpose=purpose, inputs=model.inputs, directory=str(directory)
+                ),
+                work=1.0,
+            )
+        except WorkerError as error:
+            self._lose([cell for cell in self.cells if cell.variant == variant], error)
+            return
+        self.artifacts.samples[purpose, variant] = self.store.path(entry.key) / SAMPLES_FILE
+        self.artifacts.described[variant] = describe(model.inputs)
+
+    def _lose(self, cells: list[Cell], error: WorkerError) -> None:
+        self._fail(cells, error)
+        self.cells = tuple(cell for cell in self.cells if cell not in cells)
+
+
+def explains(cell: Cell) -> bool:
+    """Whether a cell's runtime can be asked where the time goes; its profilers are for the CPU."""
+    return cell.device == "cpu" and type(get_backend(cell.backend)).explain is not Backend.explain
 
 
 def _expected_seconds(cell: Cell) -> float:

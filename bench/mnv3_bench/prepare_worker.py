@@ -6,6 +6,7 @@ Everything here may import torch; nothing here is measured.
 from __future__ import annotations
 
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from mnv3_bench.backends.base import Array
+    from mnv3_bench.backends.base import Array, Arrays
+    from mnv3_reports.record import Complexity, Model
 
 WEIGHTS_FILE = "model.safetensors"
 ABOUT_WEIGHTS_FILE = "weights.json"
@@ -56,9 +58,7 @@ def carry_out(order: Images | Samples | Weights | Reference | Prepare | Explain)
             np.save(Path(order.directory) / IMAGES_FILE, images(order.seed, order.purpose, order.resolution))
         case Samples():
             arrays = samples(order.seed, order.purpose, order.inputs, COUNTS[order.purpose])
-            np.savez(
-                Path(order.directory) / SAMPLES_FILE, **{str(i): array for i, array in enumerate(arrays)}
-            )
+            save_arrays(Path(order.directory) / SAMPLES_FILE, arrays)
         case Explain():
             _explain(order)
         case _:
@@ -83,8 +83,8 @@ def _with_torch(order: Weights | Reference | Prepare) -> Done:
             _make_weights(order)
             return Done(time.perf_counter() - start)
         case Reference():
-            _make_reference(order)
-            return Done(time.perf_counter() - start)
+            compared = _make_reference(order)
+            return Done(time.perf_counter() - start, {"reference": compared})
         case Prepare():
             return _make_artifact(order)
 
@@ -136,30 +136,34 @@ def _make_weights(order: Weights) -> None:
     (directory / ABOUT_WEIGHTS_FILE).write_bytes(msgspec.json.encode(about))
 
 
-def _make_reference(order: Reference) -> None:
-    import torch
-
-    from mnv3_bench.complexity import count
+def _make_reference(order: Reference) -> str:
+    """Write outputs to compare with and what is known of the network; give what they were computed by."""
     from mnv3_models import parse_variant
     from mnv3_models.features import features
-    from mnv3_models.own import count_classes
     from mnv3_models.published import figures
     from mnv3_reports.record import PublishedFigure, VariantFacts
 
-    model = load_prepared(order.variant, order.num_classes, order.weights)
-    images = np.load(order.images)
     variant = parse_variant(order.variant)
-    if variant.is_own:
-        count_classes(order.variant, model, torch.from_numpy(images[:1]))
-    with torch.inference_mode():
-        logits = torch.cat([model(torch.from_numpy(image[None])) for image in images])
-    save_arrays(Path(order.directory) / OUTPUTS_FILE, [logits.numpy()])
+    calls = list(Pool(order.images, 1).cover())
+    if order.model is not None and variant.is_file:
+        outputs, compared = (
+            _run_file(order.model, calls),
+            f"{order.model.format} file, its runtime's plainest form",
+        )
+        network = read_network(order.model)
+    else:
+        network, compared = load_prepared(order.variant, order.num_classes, order.weights), "eager fp32"
+        outputs = _run_network(network, calls, order)
+    columns = [
+        np.concatenate([np.atleast_1d(column) for column in rows]) for rows in zip(*outputs, strict=True)
+    ]
+    save_arrays(Path(order.directory) / OUTPUTS_FILE, columns)
     facts = VariantFacts(
         variant=order.variant,
         resolution=order.resolution,
         title=variant.title,
-        complexity=count(model, order.resolution),
-        features=features(model, variant),
+        complexity=_complexity(network, calls[0], order),
+        features=features(network, variant) if network is not None and not variant.is_file else {},
         published=tuple(
             PublishedFigure(
                 source=figure.source,
@@ -176,6 +180,41 @@ def _make_reference(order: Reference) -> None:
         weights="",
     )
     (Path(order.directory) / FACTS_FILE).write_bytes(msgspec.json.encode(facts))
+    return compared
+
+
+def _run_file(model: Model, calls: list[Arrays]) -> list[Arrays]:
+    from mnv3_bench.backends import native_backend
+
+    return native_backend(model.format).reference(Path(model.path), calls)
+
+
+def _run_network(network: nn.Module, calls: list[Arrays], order: Reference) -> list[Arrays]:
+    import torch
+
+    from mnv3_bench.backends._torch import as_arrays
+    from mnv3_models import parse_variant
+    from mnv3_models.own import count_classes
+
+    if order.model is None and parse_variant(order.variant).is_own:
+        count_classes(order.variant, network, torch.from_numpy(calls[0][0]))
+    with torch.inference_mode():
+        return [as_arrays(network(*map(torch.from_numpy, inputs))) for inputs in calls]
+
+
+def _complexity(network: nn.Module | None, inputs: Arrays, order: Reference) -> Complexity | None:
+    """Counted cost; None for a file that is no PyTorch network, or one that no counter can follow."""
+    from mnv3_bench.complexity import count
+
+    if network is None:
+        return None
+    if order.model is None:
+        return count(network, inputs)
+    try:
+        return count(network, inputs)
+    except Exception:  # noqa: BLE001 - a user's network may do what fvcore's tracer cannot follow
+        traceback.print_exc()
+        return None
 
 
 def _make_artifact(order: Prepare) -> Done:
@@ -186,27 +225,59 @@ def _make_artifact(order: Prepare) -> Done:
     from mnv3_models import parse_variant
     from mnv3_models.own import count_classes
 
-    model = load_prepared(order.variant, order.num_classes, order.weights)
-    pool = Pool(order.calibration, order.batch)
-    calibration = list(pool.cover())
-    (example,) = calibration[0]
+    variant = parse_variant(order.variant)
+    calibration = list(Pool(order.calibration, order.batch).cover())
+    example = calibration[0]
     num_classes = order.num_classes
-    if parse_variant(order.variant).is_own:
-        num_classes = count_classes(order.variant, model, torch.from_numpy(example))
+    if order.model is not None and variant.is_file:
+        network = read_network(order.model)
+    else:
+        network = load_prepared(order.variant, order.num_classes, order.weights)
+        if order.model is None and variant.is_own:
+            num_classes = count_classes(order.variant, network, torch.from_numpy(example[0]))
     preparation = Preparation(
         variant=order.variant,
         num_classes=num_classes,
-        network=model,
-        inputs=(TensorSpec("images", example.shape),),
-        example=(example,),
+        network=network,
+        inputs=order.model.inputs if order.model is not None else (TensorSpec("images", example[0].shape),),
+        example=example,
         calibration=calibration,
         threads=order.threads,
         device=order.device,
         directory=Path(order.directory),
+        format=order.model.format if order.model is not None else "module",  # type: ignore[arg-type]
+        file=Path(order.model.path) if order.model is not None and variant.is_file else None,
     )
     start = time.perf_counter()
     facts = get_backend(order.backend).prepare(preparation)
     return Done(time.perf_counter() - start, facts)
+
+
+def read_network(model: Model) -> nn.Module | None:
+    """The network of a file that PyTorch reads, in eval mode; None for one that it does not. This executes it.
+
+    Raises:
+        ValueError: PyTorch cannot read it.
+    """
+    import warnings
+
+    import torch
+
+    if model.format not in ("pt2", "torchscript"):
+        return None
+    try:
+        if model.format == "pt2":
+            exported: nn.Module = torch.export.load(model.path).module()
+            return exported
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", category=DeprecationWarning, message=".*torch.jit.*deprecated.*"
+            )
+            script: nn.Module = torch.jit.load(model.path, map_location="cpu")  # type: ignore[no-untyped-call]
+            return script.eval()
+    except Exception as error:  # whatever unpickling and the file's own code raise
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{Path(model.path).name} cannot be read by PyTorch: {reason}") from error
 
 
 def load_prepared(variant: str, num_classes: int, weights: str) -> nn.Module:

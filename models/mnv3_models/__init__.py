@@ -65,6 +65,10 @@ def build(
         from mnv3_models.own import build_own
 
         return cast("MobileNet", build_own(variant))
+    if variant.is_file:
+        raise ValueError(
+            f"'{variant.name}' is a model file, and nothing builds it; type --model {variant.name}"
+        )
     match variant.family:
         case "v1":
             from mnv3_models.v1 import mobilenet_v1 as builder

@@ -1,4 +1,4 @@
-"""Names of networks: `[family][-form][@width]`, such as 'v1', 'v3-large', 'small@0.75', or `module:function`."""
+"""Names of networks: `[family][-form][@width]`, such as 'v1', 'v3-large', 'small@0.75'; `module:function`; a file's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from dataclasses import dataclass
 MIN_WIDTH, MAX_WIDTH = 0.01, 10.0
 OWN = "own"
 """The family of networks that a function of the user's makes; see `mnv3_models.own`."""
+FILE = "file"
+"""The family of networks that are a file of some runtime's; nothing here builds them."""
+FILE_SUFFIXES = (".onnx", ".tflite", ".pt2", ".pt", ".pte", ".xml")
 
 _TITLES = {
     "v1": "MobileNetV1",
@@ -33,9 +36,10 @@ class Variant:
     """One network: an architecture at a width."""
 
     family: str
-    """v1, v2, v3 or own."""
+    """v1, v2, v3, own or file."""
     form: str
-    """'' for V1 and V2; large, small, large-minimal or small-minimal for V3; `module:function` for an own model."""
+    """'' for V1 and V2; large, small, large-minimal or small-minimal for V3; `module:function` for an own model; the
+    file's name for a file."""
     width: float = 1.0
     input_size: int = 224
     """Pixels along each side of the images the published figures are for."""
@@ -46,9 +50,14 @@ class Variant:
         return self.family == OWN
 
     @property
+    def is_file(self) -> bool:
+        """Whether it is a file that some runtime reads, and not built by Python code."""
+        return self.family == FILE
+
+    @property
     def base(self) -> str:
         """The name without the width."""
-        if self.is_own:
+        if self.is_own or self.is_file:
             return self.form
         return f"{self.family}-{self.form}" if self.form else self.family
 
@@ -73,7 +82,8 @@ def parse_variant(name: str, width: float | None = None) -> Variant:
     """Read a variant's name. Nothing is imported, so an own model's module need not be there.
 
     Args:
-        name: `[family][-form][@width]`, capitals do not matter; or `module:function`, taken as it is written.
+        name: `[family][-form][@width]`, capitals do not matter; or `module:function` or the name of a model file,
+            taken as it is written.
         width: width multiplier, for callers that hold it apart from the name.
 
     Raises:
@@ -83,6 +93,8 @@ def parse_variant(name: str, width: float | None = None) -> Variant:
     """
     if ":" in name:
         return _parse_own(name.strip(), width)
+    if name.strip().endswith(FILE_SUFFIXES):
+        return Variant(FILE, name.strip())
     base, at, suffix = name.strip().lower().partition("@")
     base = _ALIASES.get(base, base)
     if base not in _TITLES:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from msgspec.structs import replace
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mnv3_reports.record import Cell
+    from mnv3_reports.record import Cell, Run
 
 BASELINE = "eager"
 """The backend that every other one is compared with."""
+
+Kind = Literal["variant", "backend", "tuned", "exact"]
 
 
 class PrintedRatio(NamedTuple):
@@ -19,34 +23,62 @@ class PrintedRatio(NamedTuple):
     numerator: str
     """Key of a cell."""
     denominator: str
-    kind: Literal["variant", "backend"]
-    """`variant`: a requested network against a reference network; `backend`: a runtime against eager."""
+    kind: Kind
+    """`variant`: a requested network against a reference network; `backend`: a runtime against eager; `tuned`: what a
+    search found against the default settings; `exact`: a reduced precision against the same runtime's fp32."""
+
+
+def ratios_of(run: Run, cells: Iterable[Cell]) -> list[PrintedRatio]:
+    """`printed_ratios` of cells of a run, with what its request, its searches and its explanations ask for.
+
+    Args:
+        run: the run, as far as it has come.
+        cells: what is (or will be) measured, without the cells that failed.
+    """
+    tuned = [PrintedRatio(found.winner, found.cell, "tuned") for found in run.tuned if found.winner is not None]
+    exact = [
+        PrintedRatio(key, replace(record.cell, backend=record.explained.exact).key, "exact")
+        for key, record in run.cells.items()
+        if record.explained is not None and record.explained.exact is not None
+    ]
+    request = run.header.request
+    return printed_ratios(cells, request.variants, request.references, (*tuned, *exact))
 
 
 def printed_ratios(
-    cells: Iterable[Cell], variants: Sequence[str], references: Sequence[str]
+    cells: Iterable[Cell],
+    variants: Sequence[str],
+    references: Sequence[str],
+    further: Iterable[PrintedRatio] = (),
 ) -> list[PrintedRatio]:
     """List the ratios of a report, in its order.
 
     Every requested variant is compared with each reference variant on the same backend in the same setting
     (threads, batch, resolution, device); every cell is compared with `eager` of the same variant and setting.
-    A pair of which one cell is missing from `cells` is left out, and so is a variant against itself.
+    A pair of which one cell is missing from `cells` is left out, and so are a variant against itself and a pair
+    that is listed already.
 
     Args:
         cells: what is (or will be) measured, without the cells that failed.
         variants: requested variants, as `Request.variants`.
         references: reference variants, as `Request.references`.
+        further: comparisons that follow from no name: tuned against default settings, reduced precision against fp32.
     """
     listed = list(cells)
     present = {(cell.variant, cell.backend, cell.setting): cell.key for cell in listed}
     requested = set(variants)
-    ratios = []
+    ratios: dict[tuple[str, str], PrintedRatio] = {}
     for cell in listed:
         for reference in references if cell.variant in requested else ():
             other = present.get((reference, cell.backend, cell.setting))
             if other is not None and other != cell.key:
-                ratios.append(PrintedRatio(cell.key, other, "variant"))
+                ratios[cell.key, other] = PrintedRatio(cell.key, other, "variant")
         eager = present.get((cell.variant, BASELINE, cell.setting))
         if eager is not None and eager != cell.key:
-            ratios.append(PrintedRatio(cell.key, eager, "backend"))
-    return ratios
+            ratios[cell.key, eager] = PrintedRatio(cell.key, eager, "backend")
+    keys = set(present.values())
+    for ratio in further:
+        pair = ratio.numerator, ratio.denominator
+        if keys.issuperset(pair) and pair[0] != pair[1]:
+            ratios.setdefault(pair, ratio)
+    return list(ratios.values())

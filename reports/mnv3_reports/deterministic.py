@@ -83,8 +83,8 @@ def _figures(run: Run, record: CellRecord) -> dict[str, float]:
     cell = record.cell
     found: dict[str, float] = {}
     for facts in run.variants:
-        if (facts.variant, facts.resolution) == (cell.variant, cell.resolution):
-            complexity = facts.complexity
+        complexity = facts.complexity
+        if complexity and (facts.variant, facts.resolution) == (cell.variant, cell.resolution):
             found |= {
                 "parameters": complexity.parameters,
                 "macs": complexity.macs,

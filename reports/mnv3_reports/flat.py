@@ -63,7 +63,7 @@ def _fidelity(name: str, kind: Kind, column: str) -> Field:
 def _complexity(name: str, column: str | None = None) -> Field:
     def value(summary: Summary, record: CellRecord) -> Scalar:
         facts = summary.facts(record.cell)
-        return None if facts is None else getattr(facts.complexity, name)
+        return None if facts is None or facts.complexity is None else getattr(facts.complexity, name)
 
     return Field(column or name, "int64", value)
 
@@ -143,6 +143,7 @@ FIELDS: tuple[Field, ...] = (
     _cell("threads", "int64"),
     _cell("batch", "int64"),
     _cell("resolution", "int64"),
+    Field("tuned_from", "string", lambda summary, record: summary.defaults.get(record.cell.key)),
     Field("status", "string", _status),
     *_interval(_latency, "latency_median", "_seconds"),
     *(field for name in ("p90", "p95", "p99") for field in _interval(_quantile(name), name, "_seconds")),
@@ -178,6 +179,7 @@ FIELDS: tuple[Field, ...] = (
     _fidelity("snr_db", "float64", "fidelity_snr_db"),
     _fidelity("top1_agreement", "float64", "fidelity_top1_agreement"),
     _fidelity("samples", "int64", "fidelity_inputs"),
+    _fidelity("reference", "string", "fidelity_reference"),
     _part("failure", "phase", "string", "failure_phase"),
     _part("failure", "reason", "string", "failure_reason"),
 )

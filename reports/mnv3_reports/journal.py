@@ -75,10 +75,16 @@ class Journal:
         """Open an existing journal and cut off a last line that was never finished.
 
         Raises:
-            JournalError: the file is no journal of this version, or cannot be opened.
+            JournalError: the file is no journal of this very version, or cannot be opened.
         """
         path = Path(path)
-        read_journal(path)
+        (header, *_) = read_journal(path)
+        if isinstance(header, RunStarted) and header.schema != SCHEMA_VERSION:
+            # An older mnv3-bench would call it damaged, for what this one adds.
+            raise JournalError(
+                f"'{path}' was begun with record schema {header.schema} and this mnv3-bench writes schema "
+                f"{SCHEMA_VERSION}; start a new run (mnv3-bench report still reads that one)"
+            )
         try:
             journal = cls(path, os.open(path, os.O_WRONLY | os.O_APPEND))
             journal._size = _finished(path.read_bytes())
@@ -134,8 +140,7 @@ def read_journal(path: str | Path) -> list[Entry]:
     """Read every finished line. A last line without its newline is a cut-off write and is left out.
 
     Raises:
-        JournalError: the file cannot be read, is no journal, is damaged before its last line, or has another
-        schema
+        JournalError: the file cannot be read, is no journal, is damaged before its last line, or has a newer schema
             version.
     """
     path = Path(path)
@@ -152,7 +157,7 @@ def read_journal(path: str | Path) -> list[Entry]:
         raise JournalError(f"'{path}' is no mnv3-bench journal: its first line starts no run") from None
     if opening.type != "started":
         raise JournalError(f"'{path}' is no mnv3-bench journal: its first line starts no run")
-    if opening.schema != SCHEMA_VERSION:
+    if not readable(opening.schema):
         raise JournalError(wrong_version(path, opening.schema))
     entries: list[Entry] = []
     for number, line in enumerate(lines, start=1):
@@ -164,7 +169,7 @@ def read_journal(path: str | Path) -> list[Entry]:
 
 
 def assemble(entries: Sequence[Entry]) -> Run:
-    """Put a journal's entries in order.
+    """Put a journal's entries in order. A run of an older schema becomes one of this version.
 
     Raises:
         JournalError: they are not the entries of one run.
@@ -172,7 +177,7 @@ def assemble(entries: Sequence[Entry]) -> Run:
     header = entries[0] if entries else None
     if not isinstance(header, RunStarted):
         raise JournalError("a run's entries begin with its start; these do not")
-    run = Run.started(header)
+    run = Run.started(msgspec.structs.replace(header, schema=SCHEMA_VERSION))
     for entry in entries[1:]:
         try:
             run.add(entry)
@@ -187,12 +192,15 @@ def assemble(entries: Sequence[Entry]) -> Run:
     return run
 
 
+def readable(schema: int) -> bool:
+    """Whether records of this schema version are read here; every older one is."""
+    return 1 <= schema <= SCHEMA_VERSION
+
+
 def wrong_version(path: Path, found: int) -> str:
-    """One line for a record of another schema version."""
-    remedy = (
-        "update mnv3-bench to read it" if found > SCHEMA_VERSION else "read it with the version that wrote it"
-    )
-    return f"'{path}' has record schema {found}, this mnv3-bench reads schema {SCHEMA_VERSION}; {remedy}"
+    """One line for a record of a schema version that is not read here."""
+    remedy = "update mnv3-bench to read it" if found > SCHEMA_VERSION else "no version has ever written it"
+    return f"'{path}' has record schema {found}, this mnv3-bench reads schema 1 to {SCHEMA_VERSION}; {remedy}"
 
 
 def _finished(data: bytes) -> int:

@@ -155,11 +155,13 @@ def _read_document(path: Path) -> Run:
     data = path.read_bytes()
     try:
         version = msgspec.json.decode(data, type=_Document).header.schema
-        if version != SCHEMA_VERSION:
+        if not journal.readable(version):
             raise RunDirectoryError(journal.wrong_version(path, version))
-        return msgspec.json.decode(data, type=Run)
+        run = msgspec.json.decode(data, type=Run)
     except msgspec.DecodeError as error:
         raise RunDirectoryError(f"'{path}' is not the record of a run: {error}") from error
+    run.header = msgspec.structs.replace(run.header, schema=SCHEMA_VERSION)
+    return run
 
 
 def _table(lines: bytes, columns: dict[str, pa.DataType]) -> pa.Table:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mnv3_reports.compare import BASELINE, PrintedRatio, printed_ratios
+from mnv3_reports.cell_words import CellNames
+from mnv3_reports.compare import BASELINE, PrintedRatio, ratios_of
 from mnv3_reports.statistics import (
     Interval,
     Medians,
@@ -23,6 +24,8 @@ from mnv3_reports.statistics import (
 if TYPE_CHECKING:
     from mnv3_reports.record import Block, Cell, CellRecord, Run, VariantFacts
 
+MOST_OTHER_CLASSES = 0.05
+"""Share of inputs that a cell may give another class than the reference before the report flags it."""
 QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99}
 
 
@@ -81,10 +84,9 @@ class Summary:
     @cached_property
     def ratios(self) -> dict[tuple[str, str], Ratio]:
         """Printed ratios by the keys of numerator and denominator; without a shared round there is none."""
-        request = self.run.header.request
         cells = [record.cell for record in self.measured]
         found = {}
-        for printed in printed_ratios(cells, request.variants, request.references):
+        for printed in ratios_of(self.run, cells):
             interval = self.ratio(printed.numerator, printed.denominator)
             if interval is not None:
                 found[printed.numerator, printed.denominator] = Ratio(printed, interval)
@@ -106,13 +108,57 @@ class Summary:
         """The cell's ratio to a reference network on the same backend, None where it is not printed."""
         return self.ratios.get((cell.key, msgspec.structs.replace(cell, variant=reference).key))
 
-    def fastest(self, variant: str, setting: str, precision: str | None = None) -> Cell | None:
-        """The measured cell of this network and setting (and precision) with the lowest latency."""
+    def to_exact(self, record: CellRecord) -> Ratio | None:
+        """A reduced cell's ratio to the same runtime's fp32, None where it is not printed."""
+        exact = record.explained.exact if record.explained is not None else None
+        if exact is None:
+            return None
+        return self.ratios.get((record.cell.key, msgspec.structs.replace(record.cell, backend=exact).key))
+
+    @cached_property
+    def defaults(self) -> dict[str, str]:
+        """Key of a cell that tuning found to the key of the cell it was tuned from."""
+        return {tuned.winner: tuned.cell for tuned in self.run.tuned if tuned.winner is not None}
+
+    @cached_property
+    def names(self) -> CellNames:
+        """The run's cells in words."""
+        models = self.run.header.request.models
+        return CellNames((record.cell for record in self.run.cells.values()), models)
+
+    def planned(self, cell: Cell) -> bool:
+        """Whether the cell was asked for, and not found while tuning."""
+        return cell.key in self._planned
+
+    @cached_property
+    def _planned(self) -> frozenset[str]:
+        return frozenset(self.run.header.cells)
+
+    def other_classes(self, record: CellRecord) -> float | None:
+        """Share of the compared inputs with another class than the reference's, None below `MOST_OTHER_CLASSES`."""
+        fidelity = record.inspected.fidelity if record.inspected is not None else None
+        if fidelity is None or fidelity.top1_agreement is None:
+            return None
+        share = 1 - fidelity.top1_agreement
+        return share if fidelity.top1_agreement < 1 - MOST_OTHER_CLASSES else None
+
+    def fastest(
+        self, variant: str, setting: str, precision: str | None = None, *, unflagged: bool = False
+    ) -> Cell | None:
+        """The measured cell of this network and setting with the lowest latency.
+
+        Args:
+            variant: the network.
+            setting: as `Cell.setting`.
+            precision: of this one only.
+            unflagged: only if it gives the reference's class, for all but a few inputs.
+        """
         cells = [
             record.cell
             for record in self.measured
             if (record.cell.variant, record.cell.setting) == (variant, setting)
             and (precision is None or self.precision(record) == precision)
+            and not (unflagged and self.other_classes(record) is not None)
         ]
         return min(cells, key=lambda cell: self.statistics[cell.key].latency.estimate, default=None)
 

@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 import msgspec
 
 from mnv3_reports import units
+from mnv3_reports.escaping import plain
 from mnv3_reports.verdict import VERDICT_SCHEMA, GateReport, Verdict
 from mnv3_reports.verdict_words import (
     OUTCOME,
@@ -23,7 +24,6 @@ from mnv3_reports.verdict_words import (
     failing_checks,
     injection_notice,
     machine_line,
-    plain,
     regression,
     timing_verdict,
     worst_first,

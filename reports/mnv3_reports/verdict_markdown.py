@@ -12,6 +12,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from mnv3_reports import units
+from mnv3_reports.escaping import code, inline, plain
 from mnv3_reports.layout import Column, Row, Value, build, fenced, folded, missing
 from mnv3_reports.layout import to_markdown as table_text
 from mnv3_reports.verdict import CellVerdict, Verdict
@@ -23,12 +24,9 @@ from mnv3_reports.verdict_words import (
     allowed,
     change,
     check_words,
-    code,
     failing_checks,
     injection_notice,
-    inline,
     machine_line,
-    plain,
     regression,
     slower,
     worst_first,

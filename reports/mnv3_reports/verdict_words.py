@@ -1,7 +1,7 @@
 """A gate's verdict in words: what every renderer says alike of a change, a figure, a cell, a machine, and what to type.
 
 `mnv3_reports.verdict_markdown` and `mnv3_reports.verdict_formats` put them into their forms. Names and reasons come
-from the measured code: `plain` makes one line of them for anywhere, `inline` and `code` make them harmless in markdown.
+from the measured code, so `mnv3_reports.escaping` makes them harmless.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from mnv3_reports import units
-from mnv3_reports.answer import describe
+from mnv3_reports.cell_words import describe
+from mnv3_reports.escaping import code, plain
 from mnv3_reports.record import Cell
 from mnv3_reports.verdict import CellVerdict, Verdict
 
@@ -40,36 +41,6 @@ _SECONDS = {None: 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
 SAVE_AGAIN = "save it again with a longer --time-budget"
 """What the reason of an inconclusive cell ends with where a stored baseline has too few epochs for any verdict."""
-
-
-def plain(text: str) -> str:
-    """One line that can be printed anywhere: no line breaks, control, direction or surrogate characters.
-
-    What is replaced would end a line, hide text, drive a terminal, or be refused by XML and UTF-8.
-    """
-    printable = (c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return " ".join("".join(printable).split())
-
-
-def inline(text: str) -> str:
-    """Text that markdown shows as it is, in a paragraph as in a table: no markup, link, mention or issue reference.
-
-    `layout.escape` changes nothing in it: bars and opening angle brackets are entities already. The text must not
-    begin a line (as "1." or ">" would mean something there).
-    """
-    line = re.sub(r"([\\`*_\[\]~])", r"\\\1", plain(text).replace("&", "&amp;"))
-    for character in "<|$":
-        line = line.replace(character, f"&#{ord(character)};")
-    # A zero-width space: GitHub looks for @name and #1 after entities were resolved.
-    return re.sub(r"(?<![\w&])@(?=\w)|(?<!&)#(?=\d)", lambda sign: f"{sign[0]}&#8203;", line)
-
-
-def code(text: str) -> str:
-    """A name as a code span; as escaped text where it holds what would end the span or a table's cell."""
-    line = plain(text)
-    if not line:
-        return "(empty)"
-    return inline(line) if set(line) & set("`<|") else f"`{line}`"
 
 
 def worst_first(cells: Iterable[CellVerdict]) -> list[CellVerdict]:
@@ -219,7 +190,7 @@ class Names:
 
     def told(self, cell: CellVerdict, report: GateReport) -> bool:
         """Whether the report's summary names the cell."""
-        return bool(re.search(rf"{re.escape(self.short(cell.cell))}(?![\w-])", plain(report.summary)))
+        return bool(re.search(rf"{re.escape(self.short(cell.cell))}(?![\w-]|[:.]\w)", plain(report.summary)))
 
     def pair(self, cell: CellVerdict) -> str:
         """The cell as markdown, with the base's where it is another one."""

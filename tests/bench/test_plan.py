@@ -57,7 +57,7 @@ def test_a_reference_that_is_asked_for_is_measured_once() -> None:
             Asked(backends="onnxruntim"),
             r"--backends: 'onnxruntim' is not a backend; did you mean onnxruntime",
         ),
-        (Asked(backends="zzz"), r"--backends: 'zzz' is not a backend; known are eager"),
+        (Asked(backends="zzz"), r"--backends: 'zzz' is not a backend; expected one of eager"),
         (Asked(threads="0"), r"--threads 0 is too small; the smallest is 1"),
         (Asked(threads="-2"), r"--threads -2 is too small"),
         (Asked(threads="two"), r"--threads two is not a whole number; type for example --threads 1"),

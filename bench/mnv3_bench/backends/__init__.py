@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 if TYPE_CHECKING:
     from mnv3_bench.backends.base import Backend, BackendInfo
 
-__all__ = ["BACKENDS", "ENTRY_POINT_GROUP", "UnknownBackendError", "backend_names", "get_backend", "missing"]
+__all__ = ["BACKENDS", "ENTRY_POINT_GROUP", "UnknownBackendError", "backend_names", "get_backend", "missing", "native_backend"]
 
 ENTRY_POINT_GROUP = "mnv3_bench.backends"
 
@@ -68,6 +68,19 @@ def get_backend(name: str) -> Backend:
         return _class(base, place)(settings)
     except ValueError as error:
         raise UnknownBackendError(str(error)) from None
+
+
+def native_backend(model_format: str) -> Backend:
+    """The backend whose own format this is.
+
+    Raises:
+        UnknownBackendError: no runtime's.
+    """
+    for name in _places():
+        backend = get_backend(name)
+        if backend.info.native == model_format:
+            return backend
+    raise UnknownBackendError(f"no backend here is the runtime of '{model_format}' files")
 
 
 def missing(info: BackendInfo) -> tuple[str, str] | None:

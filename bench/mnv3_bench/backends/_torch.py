@@ -54,6 +54,15 @@ def tensors(inputs: Arrays, device: torch.device | str = "cpu") -> tuple[torch.T
     return tuple(torch.from_numpy(array.copy()).to(device) for array in inputs)
 
 
+def as_arrays(output: Any) -> Arrays:
+    """What a network gave, a tensor or several in a tuple, list or dict, on the host; floating-point ones as float32."""
+    import torch
+
+    given = output.values() if isinstance(output, dict) else output
+    outputs = (given,) if isinstance(given, torch.Tensor) else tuple(given)
+    return tuple((each.float() if each.is_floating_point() else each).cpu().numpy() for each in outputs)
+
+
 def save_weights(model: nn.Module, directory: Path) -> None:
     """Write a network's parameters and buffers."""
     from safetensors.torch import save_file
@@ -235,11 +244,7 @@ class TorchSession:
 
     def fetch(self, output: Any) -> Arrays:
         """The outputs on the host, floating-point ones as float32."""
-        import torch
-
-        given = output.values() if isinstance(output, dict) else output
-        outputs = (given,) if isinstance(given, torch.Tensor) else tuple(given)
-        return tuple((each.float() if each.is_floating_point() else each).cpu().numpy() for each in outputs)
+        return as_arrays(output)
 
     def synchronize(self) -> None:
         """Wait for everything queued on the device."""

@@ -42,7 +42,7 @@ class ArmAnswer(msgspec.Struct, frozen=True):
     references: dict[str, str]
     """`variant@resolution` to reference logits."""
     images: dict[str, str]
-    """Resolution to the images cells are measured with."""
+    """Resolution, or variant of a network with inputs of its own, to what cells are measured with."""
 
 
 def main() -> int:
@@ -85,7 +85,9 @@ def _prepare(request: ArmRequest) -> int:
         artifacts={key: str(path) for key, path in artifacts.directories.items()},
         references={f"{name}@{size}": str(path) for (name, size), path in artifacts.references.items()},
         images={
-            str(size): str(path) for (purpose, size), path in artifacts.images.items() if purpose == "measure"
+            str(name): str(path)
+            for (purpose, name), path in (*artifacts.images.items(), *artifacts.samples.items())
+            if purpose == "measure"
         },
     )
     (session.directory / ANSWER).write_bytes(msgspec.json.encode(answer))

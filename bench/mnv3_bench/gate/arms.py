@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,20 +17,23 @@ import msgspec
 
 from mnv3_bench.errors import IncomparableError, UsageError
 from mnv3_bench.gate.arm_worker import ANSWER, ArmAnswer, ArmRequest
+from mnv3_bench.model_files import SUFFIXES, format_of
+from mnv3_bench.plan_models import label
 from mnv3_bench.protocol import PROTOCOL
 from mnv3_models import parse_variant
 from mnv3_reports.journal import NAME as JOURNAL
 from mnv3_reports.journal import JournalError, assemble, read_journal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from mnv3_reports.record import Cell, Run
 
 WEIGHTS_SUFFIXES = (".pth", ".pt", ".safetensors")
 HERE = "here"
 FORMS = (
-    "a variant (small), a weights file (.pth, .safetensors), git:REF, python:PATH of an interpreter, or here"
+    "a variant (small), a weights file (.pth, .safetensors), a model file (.onnx, .tflite, .pt2, .pte, .xml), git:REF, "
+    "python:PATH of an interpreter, or here"
 )
 
 
@@ -42,6 +46,8 @@ class Arm:
     variant: str | None = None
     """The network this arm is, where the arms differ in it."""
     weights: str | None = None
+    model: str | None = None
+    """Path of the file that this arm's network is."""
     python: str = sys.executable
     directory: str | None = None
     """Where its processes are started; None is here."""
@@ -86,16 +92,28 @@ def parse_arm(text: str, flag: str, checkouts: Path) -> Arm:
         return _git_arm(text, flag, checkouts)
     if text.startswith("python:"):
         return _python_arm(text, flag)
-    if Path(text).suffix in WEIGHTS_SUFFIXES:
+    if Path(text).suffix in WEIGHTS_SUFFIXES and not _is_script(Path(text).expanduser()):
         path = Path(text).expanduser()
         if not path.is_file():
             raise UsageError(f"{flag}: there is no file {text}; type {FORMS}")
         return Arm(text, flag, weights=str(path.resolve()), label=path.name)
+    if Path(text).suffix in SUFFIXES:
+        path = Path(text).expanduser()
+        format_of(path)
+        return Arm(text, flag, variant=label(path), model=str(path.resolve()), label=path.name)
     try:
         variant = parse_variant(text).name
     except ValueError as error:
         raise UsageError(f"{flag}: {error}; an arm is {FORMS}") from None
     return Arm(text, flag, variant=variant, label=variant)
+
+
+def _is_script(path: Path) -> bool:
+    """Whether a .pt file is a TorchScript program, which shares its suffix with weights."""
+    if path.suffix != ".pt" or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
 
 
 def _python_arm(text: str, flag: str) -> Arm:
@@ -196,9 +214,12 @@ def prepare_arms(
     base, head = arms
     names = asked["variants"]
     together = base.surroundings == head.surroundings and base.weights == head.weights
+    if base.model != head.model and base.variant == head.variant:
+        together = False  # two files of one name
     if together:
         both = list(dict.fromkeys(name for arm in arms for name in _variants_of(arm, names)))
-        prepared = _prepare(base, both, asked, directory / "arms", tell)
+        models = list(dict.fromkeys(arm.model for arm in arms if arm.model is not None))
+        prepared = _prepare(base, both, asked, directory / "arms", tell, models)
         return prepared, PreparedArm(head, prepared.run, prepared.answer)
     return (
         _prepare(base, _variants_of(base, names), asked, directory / "arms" / "base", tell),
@@ -211,10 +232,22 @@ def _variants_of(arm: Arm, names: list[str]) -> list[str]:
 
 
 def _prepare(
-    arm: Arm, variants: list[str], asked: Mapping[str, Any], directory: Path, tell: Callable[[str], None]
+    arm: Arm,
+    variants: list[str],
+    asked: Mapping[str, Any],
+    directory: Path,
+    tell: Callable[[str], None],
+    models: Sequence[str] | None = None,
 ) -> PreparedArm:
     directory.mkdir(parents=True)
-    own = {**asked, "variants": variants, "references": ["none"]}
+    files = [arm.model] if models is None and arm.model is not None else list(models or ())
+    own = {
+        **asked,
+        "variants": [name for name in variants if not parse_variant(name).is_file],
+        "references": ["none"],
+    }
+    if files:
+        own["models"] = files
     if arm.weights is not None:
         own["weights"] = [f"{variants[0]}={arm.weights}"]
     request = ArmRequest(PROTOCOL, own, str(directory.resolve() / "run"), f"gate arm {arm.text}")

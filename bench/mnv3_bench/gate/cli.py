@@ -19,7 +19,8 @@ def gate(
     base: Annotated[
         str | None,
         typer.Option(
-            help="What to compare with: a variant, a weights file, git:REF, python:PATH of an interpreter, or here."
+            help="What to compare with: a variant, a weights or model file, git:REF, python:PATH of an interpreter, "
+            "or here."
         ),
     ] = None,
     head: Annotated[str | None, typer.Option(help="What may have become slower; the same forms.")] = None,
@@ -41,8 +42,18 @@ def gate(
             help="Networks, where the arms do not name them, or module:function. Default: large,small."
         ),
     ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Model files or module:function, where the arms do not name them; may be given again."
+        ),
+    ] = None,
+    input: Annotated[  # noqa: A002 - the flag's name
+        list[str] | None, typer.Option(help="What such a model takes, as for 'run'.")
+    ] = None,
     backends: Annotated[
-        str | None, typer.Option(help="Runtimes, or all. Default: onnxruntime,eager.")
+        str | None,
+        typer.Option(help="Runtimes, or all. Default: onnxruntime,eager; a model file's own runtime."),
     ] = None,
     threads: Annotated[str | None, typer.Option(help="Threads a cell, such as 1,2. Default: 1.")] = None,
     batch_sizes: Annotated[str | None, typer.Option(help="Images a call, such as 1,8. Default: 1.")] = None,
@@ -120,6 +131,8 @@ def gate(
     )
     run_asked = Asked(
         variants=variants,
+        models=model or None,
+        inputs=input or None,
         backends=backends,
         threads=threads,
         batch_sizes=batch_sizes,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mnv3_bench.backends import get_backend
+from mnv3_bench.backends import get_backend, native_backend
 from mnv3_bench.coldstart import file_name
 from mnv3_bench.environment import affinity_list, machine, usable_cpus, usable_memory
 from mnv3_bench.errors import ExitCode, UsageError
@@ -31,7 +31,9 @@ from mnv3_bench.gate.trial import (
     performer_key,
 )
 from mnv3_bench.launcher import Launcher
+from mnv3_bench.model_files import format_of
 from mnv3_bench.plan import Asked, Limits, make_limits, seconds
+from mnv3_bench.plan_models import is_function
 from mnv3_bench.protocol import Load
 from mnv3_bench.stage import Performer, WorkerStage
 from mnv3_reports.deterministic import Rules, compare
@@ -237,19 +239,35 @@ def _asked_of_arms(gate: Gate, arms: tuple[Arm, Arm]) -> dict[str, Any]:
         )
     if base.variant is not None and asked.variants is not None:
         gate.notes.append("--variants is not used: the arms name their networks")
-    names = _as_list(asked.variants, "large,small")
+    models = [*([asked.models] if isinstance(asked.models, str) else asked.models or ())]
+    if base.variant is not None and models:
+        gate.notes.append("--model is not used: the arms name their networks")
+        models = []
+    names = _as_list(asked.variants, "" if models else "large,small")
     if (base.weights or head.weights) and len(names) != 1:
         raise UsageError("a weights file belongs to one network; type for example --variants small")
     keep = (
         "backends", "threads", "batch_sizes", "resolutions", "device", "seed", "num_classes", "weights", "cold",
-        "timeout", "worker_memory",
+        "inputs", "timeout", "worker_memory",
     )  # fmt: skip
     given = {name: getattr(asked, name) for name in keep if getattr(asked, name) is not None}
-    given.setdefault("backends", "onnxruntime,eager")
+    files = [*(arm.model for arm in arms if arm.model is not None), *models]
+    given.setdefault("backends", _backends_for(files))
+    if models:
+        given["models"] = [
+            name if is_function(name) else str(Path(name).expanduser().resolve()) for name in models
+        ]
     if "weights" in given:
         # An arm may prepare itself in a checkout, where a relative path means something else.
         given["weights"] = [_absolute(part) for part in _as_list(given["weights"], "")]
     return {**given, "variants": names}
+
+
+def _backends_for(models: Sequence[str]) -> str:
+    """What is measured where nothing was typed: a model file on its own runtime."""
+    formats = [format_of(Path(name)) for name in models if not is_function(name)]
+    natives = dict.fromkeys(native_backend(each).info.name for each in formats)
+    return ",".join(natives) or "onnxruntime,eager"
 
 
 def _absolute(weights: str) -> str:
@@ -306,16 +324,20 @@ def _different_outputs(contest: Contest, base: PreparedArm, head: PreparedArm) -
 
     from mnv3_bench.worker import agreement
 
-    logits = []
+    outputs = []
     for prepared, cell in ((base, contest.base_cell), (head, contest.head_cell)):
-        logits.append(np.load(prepared.answer.references[f"{cell.variant}@{cell.resolution}"]))
-    if logits[0].shape != logits[1].shape:
-        shapes = " and ".join("x".join(map(str, array.shape)) for array in logits)
-        return f"the arms give outputs of different shapes ({shapes}); they do not do the same job"
+        with np.load(prepared.answer.references[f"{cell.variant}@{cell.resolution}"]) as stored:
+            outputs.append([stored[name] for name in sorted(stored.files, key=int)])
+    shapes = [" and ".join("x".join(map(str, array.shape)) for array in arrays) for arrays in outputs]
+    if shapes[0] != shapes[1]:
+        return f"the arms give outputs of different shapes ({shapes[0]}; {shapes[1]}); they do not do the same job"
     same_network = contest.base_cell.variant == contest.head_cell.variant
-    if not same_network or base.arm.weights != head.arm.weights:
+    if not same_network or base.arm.weights != head.arm.weights or base.arm.model != head.arm.model:
         return None
-    found = agreement(logits[1].astype(np.float64), logits[0])
+    before, after = (
+        np.concatenate([np.ravel(array).astype(np.float64) for array in arrays])[None] for arrays in outputs
+    )
+    found = agreement(after, before)
     if found.snr_db >= SAME_NETWORK_SNR_DB:
         return None
     return (
@@ -401,12 +423,19 @@ def _performer(
         threads=cell.threads,
         device=cell.device,
         # The base's images for every arm: the same numbers go in.
-        images=base.answer.images[str(cell.resolution)],
+        images=base.answer.images[_pool_of(base, cell)],
         batch=cell.batch,
         slowdown=gate.injected if role == "head" else 0.0,
     )
     name = f"{role}-{file_name(cell)}"
     return Performer(key, name, info.runtime_modules, info.forkable, cell.threads, load, launcher)
+
+
+def _pool_of(base: PreparedArm, cell: Cell) -> str:
+    """What the base calls its inputs for a cell of either arm."""
+    models = base.run.header.request.models
+    name = base.arm.variant if base.arm.variant is not None else cell.variant
+    return name if name in models else str(cell.resolution)
 
 
 def _report(

@@ -1,0 +1,38 @@
+"""Text from elsewhere, made harmless: names and reasons come from networks, runtimes and measured code.
+
+`plain` makes one line of a text for anywhere, `inline` and `code` make it harmless in markdown.
+"""
+
+from __future__ import annotations
+
+import re
+
+
+def plain(text: str) -> str:
+    """One line that can be printed anywhere: no line breaks, control, direction or surrogate characters.
+
+    What is replaced would end a line, hide text, drive a terminal, or be refused by XML and UTF-8.
+    """
+    printable = (c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return " ".join("".join(printable).split())
+
+
+def inline(text: str) -> str:
+    """Text that markdown shows as it is, in a paragraph as in a table: no markup, link, mention or issue reference.
+
+    `layout.escape` changes nothing in it: bars and opening angle brackets are entities already. The text must not
+    begin a line (as "1." or ">" would mean something there).
+    """
+    line = re.sub(r"([\\`*_\[\]~])", r"\\\1", plain(text).replace("&", "&amp;"))
+    for character in "<|$":
+        line = line.replace(character, f"&#{ord(character)};")
+    # A zero-width space: GitHub looks for @name and #1 after entities were resolved.
+    return re.sub(r"(?<![\w&])@(?=\w)|(?<!&)#(?=\d)", lambda sign: f"{sign[0]}&#8203;", line)
+
+
+def code(text: str) -> str:
+    """A name as a code span; as escaped text where it holds what would end the span or a table's cell."""
+    line = plain(text)
+    if not line:
+        return "(empty)"
+    return inline(line) if set(line) & set("`<|") else f"`{line}`"
