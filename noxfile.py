@@ -6,7 +6,7 @@ import nox
 
 nox.needs_version = ">=2024.10"
 nox.options.default_venv_backend = "venv"
-nox.options.sessions = ["lint", "types", "tests"]
+nox.options.sessions = ["lint", "types", "bare", "tests"]
 
 PINNED = ("-c", "constraints.txt")
 
@@ -22,6 +22,13 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     session.install("-q", *PINNED, ".[dev]")
     session.run("mypy", *session.posargs)
+
+
+@nox.session
+def bare(session: nox.Session) -> None:
+    """None of the extras: every runtime that is missing is skipped with the command that installs it."""
+    session.install("-q", *PINNED, ".", "pytest")
+    session.run("pytest", "tests/bare", "-p", "no:cacheprovider", *session.posargs)
 
 
 @nox.session

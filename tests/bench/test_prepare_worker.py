@@ -14,6 +14,7 @@ from mnv3_bench.inputs import images
 from mnv3_bench.prepare_worker import about_weights, carry_out, load_prepared
 from mnv3_bench.protocol import Weights
 from mnv3_models import build
+from mnv3_reports.record import TensorSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,16 +49,16 @@ def test_the_epsilon_of_a_checkpoint_reaches_the_measured_network(tmp_path: Path
         Preparation(
             variant="v3-small@0.35",
             num_classes=10,
-            model=model,
-            example=example,
-            calibration=example,
+            network=model,
+            inputs=(TensorSpec("images", example.shape),),
+            example=(example,),
+            calibration=[(example,)],
             threads=1,
             device="cpu",
             directory=artifact,
         )
     )
     session = chosen.load(artifact, 1, "cpu")
-    np.testing.assert_allclose(
-        session.fetch(session.run(session.stage(example))), wanted, rtol=1e-3, atol=1e-4
-    )
+    (found,) = session.fetch(session.run(session.stage((example,))))
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
     session.close()
