@@ -25,13 +25,23 @@ ENTRY_POINT_GROUP = "mnv3_bench.backends"
 BACKENDS: dict[str, str] = {
     "eager": "mnv3_bench.backends.eager:Eager",
     "eager-channels-last": "mnv3_bench.backends.eager_channels_last:EagerChannelsLast",
+    "eager-bf16": "mnv3_bench.backends.eager_bf16:EagerBf16",
     "torchscript": "mnv3_bench.backends.torchscript:TorchScript",
     "compile": "mnv3_bench.backends.compile:Compile",
+    "aot-inductor": "mnv3_bench.backends.aot_inductor:AotInductor",
     "quantized-dynamic": "mnv3_bench.backends.quantized_dynamic:QuantizedDynamic",
     "quantized-static": "mnv3_bench.backends.quantized_static:QuantizedStatic",
     "onnxruntime": "mnv3_bench.backends.onnxruntime:OnnxRuntime",
+    "onnxruntime-fp16": "mnv3_bench.backends.onnxruntime_fp16:OnnxRuntimeFp16",
     "onnxruntime-int8-dynamic": "mnv3_bench.backends.onnxruntime_int8_dynamic:OnnxRuntimeInt8Dynamic",
     "onnxruntime-int8": "mnv3_bench.backends.onnxruntime_int8:OnnxRuntimeInt8",
+    "openvino": "mnv3_bench.backends.openvino:OpenVino",
+    "openvino-bf16": "mnv3_bench.backends.openvino_bf16:OpenVinoBf16",
+    "openvino-int8": "mnv3_bench.backends.openvino_int8:OpenVinoInt8",
+    "litert": "mnv3_bench.backends.litert:LiteRt",
+    "litert-int8": "mnv3_bench.backends.litert_int8:LiteRtInt8",
+    "executorch": "mnv3_bench.backends.executorch:ExecuTorch",
+    "executorch-int8": "mnv3_bench.backends.executorch_int8:ExecuTorchInt8",
 }
 
 

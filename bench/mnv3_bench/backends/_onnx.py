@@ -1,8 +1,9 @@
-"""What the ONNX Runtime backends share: export, the session, and what it says of itself.
+"""A network as one ONNX file with fixed sizes, and what is in such a file.
 
 The exporter is torch.export's (`dynamo=True`, PyTorch's default and the one that is maintained). Beside the older
 TorchScript exporter it writes the same operators without Identity nodes, at the current opset, with HardSwish kept
-whole; it takes 6 s instead of 2 s for V3-Small, once, in the preparing process.
+whole; it takes 6 s instead of 2 s for V3-Small, once, in the preparing process. TorchScript programs are only taken by
+the older one.
 """
 
 from __future__ import annotations
@@ -11,50 +12,50 @@ import collections
 import contextlib
 import io
 import logging
+import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from mnv3_bench.backends._artifact import About
+from mnv3_bench.backends import _onnx_file
 from mnv3_bench.backends.base import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mnv3_bench.backends.base import Arrays, Facts, Preparation
+    from mnv3_bench.backends.base import Facts, Format, Preparation
 
 MODEL = "model.onnx"
 RUNTIME_MODULES = ("numpy", "onnxruntime")
 PREPARE_MODULES = ("torch", "onnx", "onnxscript")
+TAKES: tuple[Format, ...] = ("module", "pt2", "torchscript", "onnx")
 DISTRIBUTIONS = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
 def export(preparation: Preparation, path: Path) -> None:
-    """Write the network as one ONNX file with a static input shape.
+    """Write the network as one ONNX file with a static input shape; a user's own ONNX file with its sizes fixed.
 
     A static batch lets the runtime plan memory and layout once; ONNX Runtime recommends fixed shapes where they are
     known (https://onnxruntime.ai/docs/performance/).
 
     Raises:
-        BackendError: the network cannot be exported.
+        BackendError: the network cannot be exported, or the file not be read.
     """
     import onnx
-    import torch
 
+    if preparation.format == "onnx" and preparation.file is not None:
+        _onnx_file.write_fixed(preparation.file, preparation.inputs, path)
+        return
     with quiet():
         try:
-            torch.onnx.export(
-                preparation.model,
-                tuple(torch.from_numpy(array) for array in preparation.example),
-                str(path),
-                dynamo=True,
-                external_data=False,
-                input_names=[spec.name for spec in preparation.inputs],
-                output_names=["logits"] if preparation.format == "module" else None,
-                verbose=False,
+            _export(preparation, path)
+        except (
+            Exception
+        ) as error:  # the exporters' own, and whatever the network's code raises while it is traced
+            # Their messages begin with a sentence and go on with advice, in colours, over many lines.
+            reason = (
+                re.sub(r"\x1b\[[0-9;]*m", "", str(error.__cause__ or error)).strip().partition("\n")[0][:300]
             )
-        except torch.onnx.errors.OnnxExporterError as error:
-            reason = " ".join(str(error).split())[:300]
             raise BackendError(f"the network cannot be exported to ONNX: {reason}") from error
     model = onnx.load(str(path))
     # The exporter notes where in which source file each node came from: paths of the machine it ran on.
@@ -63,6 +64,21 @@ def export(preparation: Preparation, path: Path) -> None:
         del node.metadata_props[:]
         node.doc_string = ""
     onnx.save(model, str(path))
+
+
+def _export(preparation: Preparation, path: Path) -> None:
+    import torch
+
+    names: dict[str, Any] = {
+        "input_names": [spec.name for spec in preparation.inputs],
+        "output_names": ["logits"] if preparation.format == "module" else None,
+        "verbose": False,
+    }
+    example = tuple(torch.from_numpy(array) for array in preparation.example)
+    if preparation.format == "torchscript":
+        torch.onnx.export(preparation.model, example, str(path), dynamo=False, **names)
+    else:
+        torch.onnx.export(preparation.model, example, str(path), dynamo=True, external_data=False, **names)
 
 
 def graph_facts(path: Path) -> Facts:
@@ -81,132 +97,6 @@ def graph_facts(path: Path) -> Facts:
         "quantize/dequantize nodes": counts["QuantizeLinear"] + counts["DequantizeLinear"],
         "dynamically quantized": counts["DynamicQuantizeLinear"],
     }
-
-
-def providers(device: str) -> list[Any]:
-    """Execution providers for a device.
-
-    Raises:
-        BackendError: the installed ONNX Runtime has none for it.
-    """
-    import onnxruntime
-
-    if device == "cpu":
-        return ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise BackendError(
-            f"{device} was asked for, but this ONNX Runtime {onnxruntime.__version__} has no CUDA provider; "
-            "use --device cpu, or install onnxruntime-gpu instead of onnxruntime",
-            install="pip install onnxruntime-gpu",
-        )
-    return [("CUDAExecutionProvider", {"device_id": int(device.partition(":")[2] or 0)})]
-
-
-def open_session(directory: Path, threads: int, device: str) -> OnnxSession:
-    """Load an artifact with ONNX Runtime's settings for latency.
-
-    Sequential execution, one inter-op thread, `threads` intra-op threads, every graph optimization (the NCHWc layout
-    that makes convolutions fast on the CPU is only in ORT_ENABLE_ALL), spinning as the default has it
-    (https://onnxruntime.ai/docs/performance/tune-performance/threading.html and .../graph-optimizations.html).
-
-    Raises:
-        BackendError: the artifact cannot be loaded, or the device is not there.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
-    about = About.read(directory)
-    chosen = providers(device)
-    try:
-        session = onnxruntime.InferenceSession(str(directory / MODEL), options, providers=chosen)
-    except Exception as error:  # its exceptions share no other base class
-        raise BackendError(
-            f"ONNX Runtime cannot load the artifact: {' '.join(str(error).split())[:300]}"
-        ) from error
-    if device == "cpu":
-        return OnnxSession(session, about, threads)
-    return CudaOnnxSession(session, about, threads, device)
-
-
-class OnnxSession:
-    """A session on the CPU: arrays in, arrays out."""
-
-    def __init__(self, session: Any, about: About, threads: int) -> None:
-        self.session = session
-        self.about = about
-        self.threads = threads
-        self.names = [output.name for output in session.get_outputs()]
-        # By position: an exporter may have renamed an input whose name ONNX does not take.
-        self.inputs = [given.name for given in session.get_inputs()]
-
-    def stage(self, inputs: Arrays) -> Any:
-        """The session's feed."""
-        return dict(zip(self.inputs, self.about.own(inputs), strict=True))
-
-    def run(self, staged: Any) -> Any:
-        """One inference."""
-        return self.session.run(self.names, staged)
-
-    def fetch(self, output: Any) -> Arrays:
-        """The outputs."""
-        return tuple(output)
-
-    def facts(self) -> Facts:
-        """What the session says of itself."""
-        import onnxruntime
-
-        options = self.session.get_session_options()
-        return {
-            "runtime": f"onnxruntime {onnxruntime.__version__}",
-            "providers": ", ".join(self.session.get_providers()),
-            "threads": options.intra_op_num_threads,
-            "graph optimization": options.graph_optimization_level.name,
-            "execution mode": options.execution_mode.name,
-            **self.about.facts,
-        }
-
-    def close(self) -> None:
-        """Drop the session."""
-        self.session = None
-
-
-class CudaOnnxSession(OnnxSession):
-    """A session on a CUDA device, its inputs and outputs bound there. Timed by the wall clock, synchronised."""
-
-    clock = "wall-synchronised"
-
-    def __init__(self, session: Any, about: About, threads: int, device: str) -> None:
-        super().__init__(session, about, threads)
-        self.index = int(device.partition(":")[2] or 0)
-
-    def stage(self, inputs: Arrays) -> Any:
-        """A binding whose inputs lie on the device."""
-        import onnxruntime
-
-        binding = self.session.io_binding()
-        for name, array in zip(self.inputs, self.about.own(inputs), strict=True):
-            value = onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", self.index)
-            binding.bind_ortvalue_input(name, value)
-        for name in self.names:
-            binding.bind_output(name, "cuda", self.index)
-        return binding
-
-    def run(self, staged: Any) -> Any:
-        """One inference; ONNX Runtime waits for the device at its end."""
-        self.session.run_with_iobinding(staged)
-        return staged
-
-    def synchronize(self) -> None:
-        """Nothing is left to wait for: `run_with_iobinding` synchronises its outputs."""
-
-    def fetch(self, output: Any) -> Arrays:
-        """The outputs, copied to the host."""
-        return tuple(output.copy_outputs_to_cpu())
 
 
 @contextlib.contextmanager

@@ -10,9 +10,10 @@ from mnv3_bench.backends._artifact import About
 from mnv3_bench.backends.base import Backend, BackendError, BackendInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from mnv3_bench.backends.base import Facts, Preparation
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation
 
 FUNCTION = "compiled.bin"
 KERNELS = "kernels"
@@ -30,8 +31,9 @@ class Compile(Backend):
     through `torch.compiler.load_compiled_function`; guards are left out (3 microseconds a call) since the session
     checks the shape when a batch is staged.
 
-    Sources: docs.pytorch.org/docs/stable/generated/torch.compile.html;
-    docs.pytorch.org/tutorials/intermediate/fx_conv_bn_fuser.html.
+    An exported program (.pt2) is compiled as it is: inductor takes its BatchNorms apart into arithmetic that it fuses.
+    There are no switches: mode='max-autotune' tries generated matrix products only on frozen weights, and 'layout' does
+    nothing, since inductor chooses layouts itself.
     """
 
     info = BackendInfo(
@@ -43,6 +45,11 @@ class Compile(Backend):
         needs_compiler=True,
         threads_shape_artifact=True,
         forkable=True,
+        takes=("module", "pt2"),
+        sources=(
+            "https://docs.pytorch.org/docs/stable/generated/torch.compile.html",
+            "https://docs.pytorch.org/tutorials/intermediate/fx_conv_bn_fuser.html",
+        ),
     )
 
     def prepare(self, preparation: Preparation) -> Facts:
@@ -54,8 +61,11 @@ class Compile(Backend):
         compiler = _inductor.require_compiler()
         torch.set_num_threads(preparation.threads)
         directory = preparation.directory
-        _torch.save_weights(_torch.fold_batch_norm(preparation.model), directory)
-        model = _torch.rebuild(About.of(preparation, {}), directory).to(place)
+        if preparation.format == "module":
+            _torch.save_weights(_torch.fold_batch_norm(preparation.model), directory)
+        else:
+            _torch.save_network(preparation)
+        model = _torch.load_network(About.of(preparation, {}), directory, place)
         example = _torch.tensors(preparation.example, place)
         torch.compiler.reset()
         counters.clear()
@@ -91,7 +101,7 @@ class Compile(Backend):
         if place.type == "cpu":
             _inductor.require_threads(about.threads, threads)
         torch.set_num_threads(threads)
-        model = _torch.rebuild(about, directory).to(place)
+        model = _torch.load_network(about, directory, place)
         with (
             _inductor.stored_kernels(directory / KERNELS) as loaded,
             (directory / FUNCTION).open("rb") as file,
@@ -106,6 +116,12 @@ class Compile(Backend):
             }
 
         return _torch.TorchSession(partial(function, model), about, place, read_back)
+
+    def explain(self, directory: Path, threads: int, calls: Sequence[Arrays]) -> Explanation:
+        """PyTorch's profiler, which sees what generated code calls, and oneDNN's own log."""
+        from mnv3_bench.backends import _torch_explain
+
+        return _torch_explain.operators(self.load(directory, threads, "cpu"), calls, generates=True)
 
 
 def _line(error: Exception) -> str:

@@ -9,13 +9,18 @@ from mnv3_bench.backends._artifact import About
 from mnv3_bench.backends.base import Backend, BackendInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from mnv3_bench.backends.base import Facts, Preparation
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Signature
 
 
 class Eager(Backend):
-    """`model(x)` in inference mode; nothing is folded, packed or converted."""
+    """`model(x)` in inference mode; nothing is folded, packed or converted, so it has no switches.
+
+    Of a .pt2 file the exported program's module is called, operator by operator, without its own check of the inputs
+    at each call.
+    """
 
     info = BackendInfo(
         name="eager",
@@ -24,20 +29,43 @@ class Eager(Backend):
         distributions=("torch", "safetensors"),
         devices=("cpu", "cuda"),
         forkable=True,
+        takes=("module", "pt2"),
+        native="pt2",
+        sources=(
+            "https://docs.pytorch.org/docs/stable/generated/torch.autograd.grad_mode.inference_mode.html",
+        ),
     )
 
     def prepare(self, preparation: Preparation) -> Facts:
-        """Store the weights; the structure is built again from the variant's name."""
-        _torch.save_weights(preparation.model, preparation.directory)
+        """Store the weights, around which the variant's network is built again; or the exported program."""
+        _torch.save_network(preparation)
         About.of(preparation, {}).write(preparation.directory)
         return {}
 
     def load(self, directory: Path, threads: int, device: str) -> _torch.TorchSession:
-        """Build the network around the stored weights."""
+        """Build the network around the stored weights, or load the program."""
         import torch
 
         place = _torch.torch_device(device)
         torch.set_num_threads(threads)
         about = About.read(directory)
-        model = _torch.rebuild(about, directory).to(place)
+        model = _torch.load_network(about, directory, place)
         return _torch.TorchSession(model, about, place, lambda: _torch.module_facts(model))
+
+    def inspect(self, file: Path) -> Signature:
+        """What an exported program, or a package that AOTInductor compiled, takes and gives."""
+        from mnv3_bench.backends import _aoti, _pt2
+
+        return _aoti.signature(file) if _aoti.is_package(file) else _pt2.signature(file)
+
+    def reference(self, file: Path, calls: Sequence[Arrays]) -> list[Arrays]:
+        """Eager outputs; those of the package itself where AOTInductor compiled it, since it holds nothing plainer."""
+        from mnv3_bench.backends import _aoti, _pt2
+
+        return _aoti.reference(file, calls) if _aoti.is_package(file) else _pt2.reference(file, calls)
+
+    def explain(self, directory: Path, threads: int, calls: Sequence[Arrays]) -> Explanation:
+        """PyTorch's profiler and oneDNN's own log."""
+        from mnv3_bench.backends import _torch_explain
+
+        return _torch_explain.operators(self.load(directory, threads, "cpu"), calls)

@@ -6,20 +6,23 @@ from typing import TYPE_CHECKING
 
 from mnv3_bench.backends import _torch
 from mnv3_bench.backends._artifact import About
-from mnv3_bench.backends.base import Backend, BackendInfo
+from mnv3_bench.backends.base import Backend, BackendInfo, Switch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from mnv3_bench.backends.base import Facts, Preparation
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation
+
+LAYOUT = Switch("layout", ("channels-last", "contiguous"), "memory format of images and weights")
+SOURCES = (
+    "https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html",
+    "https://docs.pytorch.org/tutorials/intermediate/fx_conv_bn_fuser.html",
+)
 
 
 class EagerChannelsLast(Backend):
-    """Conv-BN folded and channels last, as PyTorch's performance tuning guide recommends for vision on the CPU.
-
-    Source: docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html ('Use channels_last memory format') and
-    docs.pytorch.org/tutorials/intermediate/fx_conv_bn_fuser.html.
-    """
+    """Conv-BN folded and channels last, as PyTorch's performance tuning guide recommends for vision on the CPU."""
 
     info = BackendInfo(
         name="eager-channels-last",
@@ -27,19 +30,14 @@ class EagerChannelsLast(Backend):
         runtime_modules=("torch",),
         distributions=("torch", "safetensors"),
         forkable=True,
+        switches=(LAYOUT,),
+        sources=SOURCES,
     )
 
     def prepare(self, preparation: Preparation) -> Facts:
         """Store the folded weights."""
-        from torch import nn
-
-        folded = _torch.fold_batch_norm(preparation.model)
+        folded, facts = _torch.folded(preparation.model)
         _torch.save_weights(folded, preparation.directory)
-        before, after = (
-            sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-            for model in (preparation.model, folded)
-        )
-        facts: Facts = {"batch norms folded": before - after, "batch norms left": after}
         About.of(preparation, facts).write(preparation.directory)
         return facts
 
@@ -51,7 +49,14 @@ class EagerChannelsLast(Backend):
         torch.set_num_threads(threads)
         about = About.read(directory)
         model = _torch.rebuild(about, directory)
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this argument
+        channels_last = self.settings["layout"] == "channels-last"
+        _torch.lay_out(model, channels_last=channels_last)
         return _torch.TorchSession(
-            model, about, place, lambda: _torch.module_facts(model), channels_last=True
+            model, about, place, lambda: _torch.module_facts(model), channels_last=channels_last
         )
+
+    def explain(self, directory: Path, threads: int, calls: Sequence[Arrays]) -> Explanation:
+        """PyTorch's profiler and oneDNN's own log."""
+        from mnv3_bench.backends import _torch_explain
+
+        return _torch_explain.operators(self.load(directory, threads, "cpu"), calls)

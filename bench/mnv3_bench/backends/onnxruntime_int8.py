@@ -6,14 +6,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnv3_bench.backends import _cpu, _onnx
+from mnv3_bench.backends import _cpu, _onnx, _onnx_file, _ort
 from mnv3_bench.backends._artifact import About
 from mnv3_bench.backends.base import Backend, BackendInfo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mnv3_bench.backends.base import Array, Arrays, Facts, Preparation
+    from mnv3_bench.backends.base import Array, Arrays, Explanation, Facts, Preparation
 
 
 class OnnxRuntimeInt8(Backend):
@@ -24,8 +24,8 @@ class OnnxRuntimeInt8(Backend):
     (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). Min-max calibration: on these
     networks percentile and entropy calibration gave the same fidelity within 0.6 dB at up to five times the time
     (V3-Small 18.1, 18.6, 16.8 dB; V3-Large 17.0, 17.1; V2 15.8, 15.9; V1 16.2, 16.2; 64 images). The documented
-    pre-processing runs shape inference only: the exporter has folded BatchNorm already, and the optimizer step would
-    take HardSwish apart.
+    pre-processing runs shape inference only, unless BatchNorms are left to be folded, as in a file of the user's own:
+    the optimizer step would take HardSwish apart.
     """
 
     info = BackendInfo(
@@ -37,6 +37,13 @@ class OnnxRuntimeInt8(Backend):
         extra="onnxruntime",
         precision="int8",
         floor_snr_db=8.0,
+        takes=_onnx.TAKES,
+        switches=_ort.SWITCHES,
+        exact="onnxruntime",
+        sources=(
+            *_ort.SOURCES,
+            "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html",
+        ),
     )
 
     def options(self) -> dict[str, str | int | float | bool]:
@@ -59,7 +66,12 @@ class OnnxRuntimeInt8(Backend):
         with tempfile.TemporaryDirectory() as scratch, _onnx.quiet():
             exported, inferred = Path(scratch) / "exported.onnx", Path(scratch) / "inferred.onnx"
             _onnx.export(preparation, exported)
-            quant_pre_process(str(exported), str(inferred), skip_optimization=True, skip_symbolic_shape=True)
+            model = _onnx_file.read(exported)
+            _onnx_file.require_float32(model, preparation.variant, "int8")
+            folded = all(node.op_type != "BatchNormalization" for node in _onnx_file.nodes(model))
+            quant_pre_process(
+                str(exported), str(inferred), skip_optimization=folded, skip_symbolic_shape=True
+            )
             quantize_static(
                 str(inferred),
                 str(path),
@@ -79,17 +91,22 @@ class OnnxRuntimeInt8(Backend):
         About.of(preparation, facts).write(preparation.directory)
         return facts
 
-    def load(self, directory: Path, threads: int, device: str) -> _onnx.OnnxSession:
+    def load(self, directory: Path, threads: int, device: str) -> _ort.OnnxSession:
         """Open an inference session."""
-        return _onnx.open_session(directory, threads, device)
+        return _ort.open_session(directory, threads, device, self.settings)
+
+    def explain(self, directory: Path, threads: int, calls: Sequence[Arrays]) -> Explanation:
+        """ONNX Runtime's profiler, and the graph it optimized."""
+        from mnv3_bench.backends import _ort_explain
+
+        return _ort_explain.explain(directory, threads, self.settings, calls)
 
 
 def _reader(model: Path, calls: Sequence[Arrays]) -> Any:
     """Calibration inputs under the exported model's names."""
-    import onnx
     from onnxruntime.quantization import CalibrationDataReader
 
-    names = [given.name for given in onnx.load(str(model), load_external_data=False).graph.input]
+    names = [given.name for given in _onnx_file.inputs(_onnx_file.read(model))]
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # the base class is untyped
         def __init__(self) -> None:

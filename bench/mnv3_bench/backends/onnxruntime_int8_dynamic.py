@@ -6,12 +6,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnv3_bench.backends import _cpu, _onnx
+from mnv3_bench.backends import _cpu, _onnx, _onnx_file, _ort
 from mnv3_bench.backends._artifact import About
 from mnv3_bench.backends.base import Backend, BackendInfo
 
 if TYPE_CHECKING:
-    from mnv3_bench.backends.base import Facts, Preparation
+    from collections.abc import Sequence
+
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation
 
 COVERED = ("MatMul", "Gemm")
 
@@ -35,6 +37,13 @@ class OnnxRuntimeInt8Dynamic(Backend):
         extra="onnxruntime",
         precision="int8 linear, fp32 rest",
         floor_snr_db=20.0,
+        takes=_onnx.TAKES,
+        switches=_ort.SWITCHES,
+        exact="onnxruntime",
+        sources=(
+            *_ort.SOURCES,
+            "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html",
+        ),
     )
 
     def options(self) -> dict[str, str | int | float | bool]:
@@ -54,6 +63,7 @@ class OnnxRuntimeInt8Dynamic(Backend):
         with tempfile.TemporaryDirectory() as scratch, _onnx.quiet():
             exported = Path(scratch) / _onnx.MODEL
             _onnx.export(preparation, exported)
+            _onnx_file.require_float32(_onnx_file.read(exported), preparation.variant, "int8")
             quantize_dynamic(
                 str(exported),
                 str(path),
@@ -66,6 +76,12 @@ class OnnxRuntimeInt8Dynamic(Backend):
         About.of(preparation, facts).write(preparation.directory)
         return facts
 
-    def load(self, directory: Path, threads: int, device: str) -> _onnx.OnnxSession:
+    def load(self, directory: Path, threads: int, device: str) -> _ort.OnnxSession:
         """Open an inference session."""
-        return _onnx.open_session(directory, threads, device)
+        return _ort.open_session(directory, threads, device, self.settings)
+
+    def explain(self, directory: Path, threads: int, calls: Sequence[Arrays]) -> Explanation:
+        """ONNX Runtime's profiler, and the graph it optimized."""
+        from mnv3_bench.backends import _ort_explain
+
+        return _ort_explain.explain(directory, threads, self.settings, calls)

@@ -10,11 +10,12 @@ from mnv3_bench.backends._artifact import About
 from mnv3_bench.backends.base import Backend, BackendError, BackendInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import nn
 
-    from mnv3_bench.backends.base import Facts, Preparation
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation
 
 STATE = "quantized.pt"
 
@@ -27,8 +28,6 @@ class QuantizedDynamic(Backend):
     one PyTorch recommends on x86-64. Weights are quantized a channel at a time: 40.0 dB on V3-Small and 38.6 dB on
     V3-Large instead of 35.9 and 34.2 dB a tensor at a time, at the same speed. torch.ao.quantization is deprecated in
     favour of torchao, whose int8 dynamic quantization of linear layers was not faster here.
-
-    Source: docs.pytorch.org/docs/stable/quantization-support.html.
     """
 
     info = BackendInfo(
@@ -39,6 +38,8 @@ class QuantizedDynamic(Backend):
         precision="int8 linear, fp32 rest",
         floor_snr_db=20.0,
         forkable=True,
+        exact="eager",
+        sources=("https://docs.pytorch.org/docs/stable/quantization-support.html",),
     )
 
     def prepare(self, preparation: Preparation) -> Facts:
@@ -75,6 +76,12 @@ class QuantizedDynamic(Backend):
             place,
             lambda: {**_torch.module_facts(model), "engine": torch.backends.quantized.engine},
         )
+
+    def explain(self, directory: Path, threads: int, calls: Sequence[Arrays]) -> Explanation:
+        """PyTorch's profiler and oneDNN's own log."""
+        from mnv3_bench.backends import _torch_explain
+
+        return _torch_explain.operators(self.load(directory, threads, "cpu"), calls)
 
 
 def _quantize(model: nn.Module) -> nn.Module:

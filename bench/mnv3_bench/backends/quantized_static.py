@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mnv3_bench.backends import _cpu, _inductor, _torch
+from mnv3_bench.backends import _aoti, _cpu, _inductor, _torch
 from mnv3_bench.backends._artifact import About
-from mnv3_bench.backends.base import Backend, BackendError, BackendInfo
+from mnv3_bench.backends.base import Backend, BackendInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import torch
 
-    from mnv3_bench.backends.base import Facts, Preparation
-
-LIBRARY = "model.so"
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation
 
 
 class QuantizedStatic(Backend):
@@ -39,11 +38,9 @@ class QuantizedStatic(Backend):
     squeeze-and-excitation products and the residual additions. It is chosen because it is what PyTorch supports:
     torch.ao.quantization, which FX belongs to, is deprecated and to be removed in favour of torchao.
 
-    The compiled library holds weights and code and is run by AOTInductor's own container: nothing of inductor is
-    imported, no compiler is called, and nothing is unpacked, in the measured process (25 ms to the first output).
-
-    Source: docs.pytorch.org/ao/stable/pt2e_quantization/pt2e_quant_x86_inductor.html, which asks for freezing, and
-    for `reduce_range` on processors without VNNI.
+    The compiled library holds weights and code and is run by AOTInductor's own container (see `_aoti`): nothing of
+    inductor is imported, no compiler is called, and nothing is unpacked, in the measured process (25 ms to the first
+    output). Freezing, and `reduce_range` on processors without VNNI, are what its documentation asks for.
     """
 
     info = BackendInfo(
@@ -58,6 +55,9 @@ class QuantizedStatic(Backend):
         precision="int8",
         floor_snr_db=8.0,
         forkable=True,
+        takes=("module", "pt2"),
+        exact="aot-inductor",
+        sources=("https://docs.pytorch.org/ao/stable/pt2e_quantization/pt2e_quant_x86_inductor.html",),
     )
 
     def prepare(self, preparation: Preparation) -> Facts:
@@ -77,7 +77,8 @@ class QuantizedStatic(Backend):
             torch._inductor.aoti_compile_and_package(
                 program, package_path=str(package), inductor_configs={"freezing": True}
             )
-        _keep_library(package, directory / LIBRARY)
+        _aoti.keep_library(package, directory / _aoti.LIBRARY)
+        package.unlink()
         facts: Facts = {
             "quantized by": "torchao PT2E, X86InductorQuantizer",
             "calibration calls": len(preparation.calibration),
@@ -90,24 +91,16 @@ class QuantizedStatic(Backend):
 
     def load(self, directory: Path, threads: int, device: str) -> _torch.TorchSession:
         """Open the library."""
-        import torch
+        return _aoti.session(directory, threads, device)
 
-        place = _torch.torch_device(device)
-        about = About.read(directory)
-        _inductor.require_threads(about.threads, threads)
-        torch.set_num_threads(threads)
-        try:
-            runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(directory / LIBRARY), 1)
-        except RuntimeError as error:
-            raise BackendError(
-                f"the artifact's {LIBRARY} cannot be opened; prepare it again with --cold"
-            ) from error
-        run = runner.run
+    def explain(self, directory: Path, threads: int, calls: Sequence[Arrays]) -> Explanation:
+        """oneDNN's own log, and what quantizing left in fp32."""
+        from mnv3_bench.backends import _torch_explain
 
-        def call(*inputs: torch.Tensor) -> Any:
-            return run(list(inputs))
-
-        return _torch.TorchSession(call, about, place, dict)
+        found = _torch_explain.compiled(self.load(directory, threads, "cpu"), calls)
+        left = About.read(directory).facts.get("fp32 operators")
+        reason = f"the quantizer leaves these operators in fp32, except for those that are fused into others: {left}"
+        return replace(found, reasons=(*found.reasons, reason))
 
 
 def _quantize(
@@ -148,11 +141,3 @@ def _operator(node: Any) -> str | None:
     if node.op != "call_function" or not target.startswith("aten."):
         return None
     return target.split(".")[1].rstrip("_")
-
-
-def _keep_library(package: Path, library: Path) -> None:
-    """The package also holds sources and is unpacked into a temporary folder at every load; its library suffices."""
-    with zipfile.ZipFile(package) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith(".so"))
-        library.write_bytes(archive.read(name))
-    package.unlink()

@@ -1,0 +1,138 @@
+"""Where the time of an ExecuTorch program goes, by its own event tracer."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tempfile
+import warnings
+from collections import Counter, defaultdict
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from mnv3_bench.backends import _executorch
+from mnv3_bench.backends._artifact import About
+from mnv3_bench.backends._executorch_file import counted
+from mnv3_bench.backends._onnx import quiet
+from mnv3_bench.backends.base import BackendError, Explanation
+from mnv3_reports.record import OperatorCost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mnv3_bench.backends.base import Arrays
+
+CALLS = 20
+_AROUND = ("Method::execute", "DELEGATE_CALL", "OPERATOR_CALL")
+"""Events that others lie within."""
+_KERNEL = "native_call_"
+_WORTH_SAYING = 0.01
+"""Of the time."""
+
+
+def explain(directory: Path, threads: int, calls: Sequence[Arrays]) -> Explanation:
+    """Run an artifact under the event tracer, which also has XNNPACK time each of its operators.
+
+    (https://docs.pytorch.org/executorch/stable/etdump.html and
+    https://docs.pytorch.org/executorch/stable/backends/xnnpack/xnnpack-troubleshooting.html.) XNNPACK tells whole
+    microseconds, so the cheapest operators show none.
+
+    Raises:
+        BackendError: the program cannot be run, or the installed runtime was built without the tracer.
+    """
+    about = About.read(directory)
+    program = _executorch.Program(directory / _executorch.PROGRAM, threads, traced=True)
+    session = _executorch.Session(program, about)
+    try:
+        if not program.program.has_etdump():
+            raise BackendError(
+                "this ExecuTorch was built without its event tracer; install its official wheel"
+            )
+        for inputs in itertools.islice(itertools.cycle(calls), CALLS):
+            session.run(session.stage(inputs))
+        events = _events(program.program)
+    finally:
+        session.close()
+    seconds: dict[str, float] = defaultdict(float)
+    counts: Counter[str] = Counter()
+    for name, cost in events:
+        seconds[name] += cost
+        counts[name] += 1
+    operators = tuple(
+        OperatorCost(
+            name=name.removeprefix(_KERNEL), count=counts[name], seconds=cost, precision=precision(name)
+        )
+        for name, cost in sorted(seconds.items(), key=lambda item: -item[1])
+    )
+    reasons = _reasons(counts, seconds, about.facts)
+    return Explanation(
+        by=f"ExecuTorch event tracer, {CALLS} calls", operators=operators, reasons=tuple(reasons)
+    )
+
+
+def precision(name: str) -> str | None:
+    """What an operator of XNNPACK computes in, as its name tells: 'Fully Connected (NC, QS8, QC8W) GEMM'."""
+    kinds = re.findall(r"\b(?:Q\w*8\w*|F32|F16)\b", name)
+    if any(kind.startswith("Q") for kind in kinds):
+        return "int8"
+    return {"F32": "fp32", "F16": "fp16"}[kinds[0]] if kinds else None
+
+
+def _events(program: Any) -> list[tuple[str, float]]:
+    """Every operator of one call and its median seconds."""
+    with tempfile.TemporaryDirectory() as scratch, quiet(), warnings.catch_warnings():
+        from executorch.devtools import Inspector
+
+        warnings.simplefilter("ignore")
+        path = Path(scratch) / "events.etdp"
+        program.write_etdump_result_to_file(str(path), None)
+        blocks = [block for block in Inspector(etdump_path=str(path)).event_blocks if block.name == "Execute"]
+    return [
+        (re.sub(r" #\d+$", "", event.name), median(event.perf_data.raw) / 1e3)
+        for block in blocks
+        for event in block.events
+        if event.name not in _AROUND and event.perf_data is not None
+    ]
+
+
+def _reasons(
+    counts: Counter[str], seconds: dict[str, float], facts: dict[str, str | int | float | bool | None]
+) -> list[str]:
+    total = sum(seconds.values()) or 1.0
+
+    def share(names: Iterable[str]) -> float:
+        return sum(seconds[name] for name in names) / total
+
+    kernels = Counter(
+        {
+            name.removeprefix(_KERNEL).partition(".")[0]: count
+            for name, count in counts.items()
+            if name.startswith(_KERNEL)
+        }
+    )
+    reasons = []
+    if kernels:
+        part = share(name for name in counts if name.startswith(_KERNEL))
+        reasons.append(
+            f"{kernels.total()} operators ({counted(kernels)}) were not delegated to XNNPACK and run in ExecuTorch's "
+            f"own kernels, {part:.1%} of the time."
+        )
+    parts = str(facts.get("delegated parts", ""))
+    if parts == "none":
+        reasons.append("No part of the network was delegated: all of it runs in ExecuTorch's own kernels.")
+    elif not parts.startswith("1 ") or "," in parts:
+        reasons.append(f"The network is cut into several delegated parts ({parts}).")
+    fp32 = facts.get("fp32 operators")
+    if fp32 is not None and fp32 != "none":
+        reasons.append(f"Not quantized, these compute in fp32: {fp32}.")
+    for start, words in (
+        ("Convert (", "conversions between int8 and fp32"),
+        ("Transpose (", "transposes, as XNNPACK computes on NHWC and the network is NCHW,"),
+    ):
+        names = [name for name in counts if name.startswith(start)]
+        if share(names) >= _WORTH_SAYING:
+            reasons.append(
+                f"{sum(counts[name] for name in names)} {words} take {share(names):.1%} of the time."
+            )
+    return reasons
