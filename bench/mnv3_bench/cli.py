@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from mnv3_bench import __version__
 from mnv3_bench.errors import ExitCode, UsageError
+from mnv3_bench.exporting import cli as exporting_cli
 from mnv3_bench.gate import cli as gate_cli
 
 
@@ -266,6 +267,7 @@ def report(
 
 app.command("gate")(gate_cli.gate)
 app.command("gate-selftest")(gate_cli.selftest)
+app.command("export")(exporting_cli.export)
 
 
 @app.command()

@@ -72,6 +72,15 @@ class Display:
                 f"measure: epoch {block.epoch + 1}, round {block.round + 1}, at most {clock_text(left)} left"
             )
 
+    def trying(self, text: str) -> None:
+        """What is being done within a step."""
+        if time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self.say(f"{self.phase}: {text}")
+
+    def include(self, cell: Cell) -> None:
+        """A cell that was not planned will be measured too."""
+
     def tick(self) -> None:
         """Time has passed while waiting."""
 
@@ -124,6 +133,17 @@ class LiveDisplay(Display):
         self.left = left
         self.where = f"epoch {block.epoch + 1}, round {block.round + 1}"
         self._draw()
+
+    def trying(self, text: str) -> None:
+        """What is being done within a step."""
+        self.where = text
+        self._draw()
+
+    def include(self, cell: Cell) -> None:
+        """A cell that was not planned will be measured too."""
+        if cell.key not in self.cells:
+            self.keys.append(cell.key)
+            self.cells[cell.key] = cell
 
     def tick(self) -> None:
         """Redraw, if it is time."""

@@ -1,4 +1,4 @@
-"""The main job: prepare, inspect, measure, report. One run, one directory, one journal."""
+"""The main job: prepare, inspect, tune if asked to, measure, report. One run, one directory, one journal."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from mnv3_bench import noise
 from mnv3_bench.backends import get_backend
 from mnv3_bench.cache import Store, default_root, digest
@@ -26,7 +28,9 @@ from mnv3_bench.keys import Keys
 from mnv3_bench.launcher import CAN_FORK, Launcher
 from mnv3_bench.prepare import Artifacts, Preparer
 from mnv3_bench.stage import Performer, WorkerStage
-from mnv3_reports.compare import printed_ratios
+from mnv3_bench.tune_stage import CellBench, Workshop, to_tune
+from mnv3_bench.tuning import DefaultFailedError, Search, least_seconds
+from mnv3_reports.compare import ratios_of
 from mnv3_reports.journal import Journal, JournalError, assemble, read_journal
 from mnv3_reports.record import (
     SCHEMA_VERSION,
@@ -39,6 +43,7 @@ from mnv3_reports.record import (
     RunFinished,
     RunResumed,
     RunStarted,
+    Tuned,
 )
 
 if TYPE_CHECKING:
@@ -79,6 +84,10 @@ class Session:
         finally:
             self.phase_seconds[name] = self.phase_seconds.get(name, 0.0) + time.monotonic() - start
 
+    def store(self) -> Store:
+        """Where artifacts are kept: the user's cache, or the run's own folder where everything is built anew."""
+        return Store(self.directory / "artifacts" if self.run.header.request.cold else default_root())
+
     def cells(self) -> list[Cell]:
         """Cells that have not failed."""
         return [record.cell for record in self.run.cells.values() if record.failure is None]
@@ -96,6 +105,7 @@ def execute(session: Session) -> ExitCode:
         try:
             artifacts = prepare(session)
             inspect(session, artifacts)
+            tune(session, artifacts)
             outcome = measure(session, artifacts)
         except KeyboardInterrupt:
             interrupted = True
@@ -155,6 +165,8 @@ def reopen(directory: Path, limits: Limits) -> Session:
         session = _session(directory, Journal.resume(path), run, limits)
         if run.finished is not None:
             session.phase_seconds.update(run.finished.phase_seconds)
+        if run.tuned:
+            session.phase_seconds.setdefault("tune", sum(tuned.seconds for tuned in run.tuned))
         session.phase_seconds["start"] = sum(epoch.start_seconds for epoch in run.epochs)
         session.phase_seconds["measure"] = sum(block.wall_seconds for block in run.blocks)
         session.record(
@@ -200,7 +212,6 @@ def _require_same(run: Run) -> None:
 def prepare(session: Session) -> Artifacts:
     """Phase one: an artifact for every cell."""
     request = session.run.header.request
-    cold = session.directory / "artifacts" if request.cold else None
     known = {key: record.prepared for key, record in session.run.cells.items() if record.prepared}
 
     def record(entry: Entry) -> None:
@@ -211,7 +222,7 @@ def prepare(session: Session) -> Artifacts:
     preparer = Preparer(
         request,
         tuple(session.cells()),
-        Store(cold or default_root()),
+        session.store(),
         session.launcher,
         session.limits,
         record,
@@ -220,9 +231,7 @@ def prepare(session: Session) -> Artifacts:
     with session.phase("prepare"):
         missing = preparer.missing()
         session.display.begin("prepare", len(missing), sum(missing.values()))
-        # A preparation of torch.compile needs up to about 2 GB.
-        width = max(1, min(usable_cpus(), int(usable_memory() * MEMORY_SHARE // (2 << 30))))
-        return preparer.run(width, session.display.tick)
+        return preparer.run(_build_width(), session.display.tick)
 
 
 def inspect(session: Session, artifacts: Artifacts) -> None:
@@ -243,6 +252,76 @@ def inspect(session: Session, artifacts: Artifacts) -> None:
         for threads in session.run.header.request.threads:
             mine = [cell for cell in cells if cell.threads == threads]
             starts.run(mine, max(1, min(usable_cpus() // threads, memory_width)), session.display.tick)
+
+
+def tune(session: Session, artifacts: Artifacts) -> None:
+    """Before measuring, where it was asked for: search each cell's backend for faster settings.
+
+    What is found joins the cells to be measured. A search that an earlier process finished is not repeated.
+    """
+    run, request = session.run, session.run.header.request
+    cells = to_tune(run) if request.tune is not None else []
+    if request.tune is None or not cells:
+        if request.tune is not None and not run.tuned:
+            session.display.say("tune: no backend of this run has a setting to try")
+        return
+    shop = Workshop(
+        request=request,
+        keys=Keys(request),
+        store=session.store(),
+        artifacts=artifacts,
+        launcher=session.launcher,
+        limits=session.limits,
+        memory_bytes=int(usable_memory() * MEMORY_SHARE),
+        build_width=_build_width(),
+        tick=session.display.tick,
+    )
+    left = request.tune - sum(tuned.seconds for tuned in run.tuned)
+    session.display.begin("tune", len(cells))
+    with session.phase("tune"):
+        for index, cell in enumerate(cells):
+            began = time.monotonic()
+            _tune_cell(session, cell, shop, left, len(cells) - index)
+            left -= time.monotonic() - began
+
+
+def _tune_cell(session: Session, cell: Cell, shop: Workshop, left: float, cells: int) -> None:
+    """One search, within its share of the seconds left to so many cells."""
+    record = session.run.cells[cell.key]
+    assert record.prepared is not None, "a cell is prepared or has failed"
+    assert record.inspected is not None, "a cell is inspected or has failed"
+    bench = CellBench(cell, record.prepared, record.inspected, shop)
+    # A budget that is too small for all of them is spent on the first ones, as far as it goes.
+    share = max(0.0, min(left, max(left / cells, least_seconds(bench.pace()))))
+    name = f"{cell.variant}/{cell.backend}"
+    search = Search(
+        bench,
+        get_backend(cell.backend),
+        share,
+        clock=time.monotonic,
+        tell=lambda text: session.display.trying(f"{name}: {text}"),
+    )
+    began = time.monotonic()
+    try:
+        found = search.run()
+    except DefaultFailedError as error:
+        session.record(Note(f"no faster settings were searched for {cell.key}: it failed itself, in {error}"))
+        session.display.step(f"{cell.key}: failed itself")
+        return
+    winner = msgspec.structs.replace(cell, backend=found.winner) if found.winner is not None else None
+    session.record(
+        Tuned(
+            cell=cell.key,
+            winner=winner.key if winner is not None else None,
+            candidates=found.candidates,
+            seconds=round(time.monotonic() - began, 3),
+            stopped_because=found.stopped_because,
+        )
+    )
+    if winner is not None and session.run.cells[winner.key].inspected is None:
+        bench.adopt(winner.backend, session.record)
+        session.display.include(winner)
+    session.display.step(f"{cell.key}: {found.summary()}")
 
 
 def measure(session: Session, artifacts: Artifacts) -> Outcome:
@@ -267,7 +346,7 @@ def measure(session: Session, artifacts: Artifacts) -> Outcome:
             seed=request.seed,
             memory_bytes=int(usable_memory() * MEMORY_SHARE),
         ),
-        partial(printed_ratios, variants=request.variants, references=request.references),
+        partial(ratios_of, run),
         session.record,
         on_block=session.display.block,
         earlier=run.blocks,
@@ -288,7 +367,8 @@ def finish(session: Session, outcome: Outcome, interrupted: bool) -> ExitCode:
     """Write the last entry and the report, and say how it went."""
     run = session.run
     measured = {block.cell for block in run.blocks}
-    failures = any(record.failure or key not in measured for key, record in run.cells.items())
+    # What tuning found was not asked for.
+    failures = any(run.cells[key].failure or key not in measured for key in run.header.cells)
     lacking = any(skip.requested for skip in run.skipped)
     status = "partial" if interrupted else "failures" if failures or lacking else "complete"
     try:
@@ -347,6 +427,11 @@ def _blind_spots() -> list[str]:
     """What this machine cannot show of its own noise."""
     hidden = [name for name, shown in noise.available().items() if not shown]
     return [f"this machine does not show: {', '.join(hidden)}"] if hidden else []
+
+
+def _build_width() -> int:
+    """Preparations side by side; one of torch.compile needs up to about 2 GB."""
+    return max(1, min(usable_cpus(), int(usable_memory() * MEMORY_SHARE // (2 << 30))))
 
 
 def _finite(value: float | None) -> float | None:

@@ -12,10 +12,12 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mnv3_bench.backends.base import BackendError
+from mnv3_bench.backends.base import BackendError, Switch
 from mnv3_bench.backends.eager import Eager
+from mnv3_bench.backends.onnxruntime import OnnxRuntime
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from mnv3_bench.backends.base import Facts, Preparation, Session
@@ -169,7 +171,45 @@ class Absent(Eager):
     )
 
 
-FAKES = (Well, Crash, CrashInPrepare, Refuse, Hang, Greedy, Garbage, Wrong, Nan, Absent)
+class _SwitchedSession(Spoiled):
+    def __init__(self, session: Any, settings: Mapping[str, str]) -> None:
+        super().__init__(session)
+        self.idle = 0.004 * (settings["pace"] == "usual") + 0.004 * (settings["wait"] == "on")
+        self.wrong = settings["pace"] == "wrong"
+
+    def spoil(self, output: Any) -> Any:
+        time.sleep(self.idle)
+        return [logits[:, ::-1] for logits in output] if self.wrong else output
+
+
+class Switched(OnnxRuntime):
+    """Has switches: two that save its sleep, and values that are wrong, crash, or cannot be prepared."""
+
+    info = replace(
+        OnnxRuntime.info,
+        name="fake-switched",
+        summary="has switches",
+        native=None,
+        switches=(
+            *(replace(switch, tuned=False) for switch in OnnxRuntime.info.switches),
+            Switch("pace", ("usual", "quick", "wrong", "crash"), "sleeps or not"),
+            Switch("wait", ("on", "off"), "sleeps or not"),
+            Switch("build", ("plain", "refused"), "can be prepared or not", shapes_artifact=True),
+        ),
+    )
+
+    def prepare(self, preparation: Preparation) -> Facts:
+        if self.settings["build"] == "refused":
+            raise BackendError("this build is refused")
+        return super().prepare(preparation)
+
+    def load(self, directory: Path, threads: int, device: str) -> Any:
+        if self.settings["pace"] == "crash":
+            os.abort()
+        return _SwitchedSession(super().load(directory, threads, device), self.settings)
+
+
+FAKES = (Well, Crash, CrashInPrepare, Refuse, Hang, Greedy, Garbage, Wrong, Nan, Absent, Switched)
 
 
 def registered(directory: Path) -> dict[str, str]:
