@@ -1,80 +1,134 @@
-"""The first paragraph of a report: which backend is fastest for each requested network, and by how much."""
+"""The first part of a report: which backend is fastest for each network, and how many times as fast as eager it is."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mnv3_reports import units
+from mnv3_reports.cell_words import shape
+from mnv3_reports.compare import BASELINE
+from mnv3_reports.escaping import code, inline
+from mnv3_reports.statistics import Interval
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mnv3_reports.record import Cell
-    from mnv3_reports.statistics import Interval
     from mnv3_reports.summary import Summary
+
+NAMED = 4
+"""Backends that a sentence names; the tables have them all."""
+
+
+class _Question(NamedTuple):
+    """One line of the answer: which backend is fastest for this network with so many threads?"""
+
+    variant: str
+    threads: int
+    best: Cell | None
+    """None when nothing was timed."""
 
 
 def answer(summary: Summary) -> str:
-    """A sentence or two for each requested network, in the first setting in which it was timed."""
-    request = summary.run.header.request
-    sentences = []
-    bounded = True
-    for variant in request.variants:
-        best = next(
-            (cell for setting in summary.settings if (cell := summary.fastest(variant, setting)) is not None),
-            None,
-        )
-        if best is None:
-            sentences.append(f"**{variant}** was not timed on any backend.")
-            continue
-        bounded = bounded and summary.statistics[best.key].latency.bounded
-        sentences.append(_sentence(summary, best))
-    if not sentences:
+    """A line for each network and number of threads, at batch 1 where that was measured."""
+    questions = list(_questions(summary))
+    if not questions:
         return "No network was asked for."
-    if summary.measured:
-        sentences.append(
-            "Brackets hold 95 % intervals; ratios are of times, so below 1 is faster."
-            if bounded
-            else "A single epoch gives no interval; ratios are of times, so below 1 is faster."
-        )
-    return " ".join(sentences)
+    shapes = {_called_with(summary, asked.best) for asked in questions if asked.best is not None}
+    if not shapes:
+        names = dict.fromkeys(f"**{inline(asked.variant)}**" for asked in questions)
+        return f"{', '.join(names)}: not timed on any backend."
+    shared = f" ({', '.join(shapes)})" if len(shapes) == 1 else ""
+    lines = [
+        f"The fastest backend for each network{shared}, held against eager PyTorch:",
+        "",
+        *(f"- {_line(summary, asked, shared=bool(shared))}" for asked in questions),
+        "",
+        _reading(summary, [asked.best for asked in questions if asked.best is not None]),
+    ]
+    return "\n".join(lines)
 
 
-def describe(cell: Cell) -> str:
-    """A cell's setting in words: '1 thread, batch 1, 224 × 224' (and the device unless it is the CPU)."""
-    threads = units.counted(cell.threads, "thread")
+def _questions(summary: Summary) -> Iterator[_Question]:
+    """Networks in the report's order, each with every number of threads that was asked for."""
+    cells = [record.cell for record in summary.run.cells.values()]
+    for variant in summary.variants:
+        mine = [cell for cell in cells if cell.variant == variant]
+        for threads in dict.fromkeys(cell.threads for cell in mine):
+            settings = {cell.setting: cell for cell in mine if cell.threads == threads}
+            # Latency is what batch 1 shows; of several resolutions the first asked stands for the network.
+            ordered = sorted(settings, key=lambda setting: settings[setting].batch)
+            found = (summary.fastest(variant, setting) for setting in ordered)
+            yield _Question(variant, threads, next((cell for cell in found if cell is not None), None))
+
+
+def _called_with(summary: Summary, cell: Cell) -> str:
     device = "" if cell.device == "cpu" else f"{cell.device}, "
-    return f"{device}{threads}, batch {cell.batch}, {cell.resolution} × {cell.resolution}"
+    return device + inline(shape(cell, summary.run.header.request.models.get(cell.variant)))
 
 
-def _sentence(summary: Summary, best: Cell) -> str:
-    request = summary.run.header.request
-    latency = units.enclosed(summary.statistics[best.key].latency, 1e3)
-    parts = []
-    to_eager = summary.to_eager(best)
-    if to_eager is not None:
-        parts.append(f"{_times(to_eager.interval)} the time of eager")
+def _line(summary: Summary, asked: _Question, *, shared: bool) -> str:
+    name = f"{inline(asked.variant)}, {units.counted(asked.threads, 'thread')}"
+    best = asked.best
+    if best is None:
+        return f"**{name}:** not timed on any backend."
+    name = f"**{name if shared else f'{name}, {_called_with(summary, best)}'}:**"
+    sentences = [_speed(summary, best)]
+    others = summary.close_to(best)
+    if others:
+        more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        names = ", ".join(code(cell.backend) for cell in others[:NAMED])
+        sentences.append(f"Not told apart from it: {names}{more}")
+    flagged = summary.other_classes(summary.run.cells[best.key])
+    if flagged is not None:
+        sentences.append(
+            f"⚠ It gives another class than its reference on {units.percent(flagged)} of the inputs"
+        )
     beside = [
-        f"{_times(ratio.interval)} that of {reference}"
-        for reference in request.references
+        f"{units.enclosed(ratio.interval)} × the time of {inline(reference)}"
+        for reference in summary.run.header.request.references
         if (ratio := summary.to_reference(best, reference)) is not None
     ]
     if beside:
-        parts.append(f"{' and '.join(beside)} on the same backend")
-    comparison = f": {'; '.join(parts)}" if parts else ""
+        sentences.append(f"There it takes {' and '.join(beside)}")
+    sound = summary.fastest(best.variant, best.setting, unflagged=True) if flagged is not None else None
     exact = summary.fastest(best.variant, best.setting, "fp32")
-    if exact is not None and exact != best:
-        exact_latency = units.enclosed(summary.statistics[exact.key].latency, 1e3)
-        comparison += f". In fp32 `{exact.backend}` is fastest, {exact_latency} ms"
-    others = summary.close_to(best)
-    close = (
-        f" (not told apart from {', '.join(f'`{cell.backend}`' for cell in others)}, whose interval spans 1)"
-        if others
-        else ""
+    if exact is not None and exact == sound:
+        sentences.append(f"Without such a flag, and in fp32: {_speed(summary, exact)}")
+    else:
+        sentences += [f"Without such a flag: {_speed(summary, sound)}"] if sound is not None else []
+        sentences += [f"In fp32: {_speed(summary, exact)}"] if exact is not None and exact != best else []
+    return f"{name} {'. '.join(sentences)}."
+
+
+def _speed(summary: Summary, cell: Cell) -> str:
+    """Backend, speed-up over eager, and latency."""
+    latency = f"{units.enclosed(summary.statistics[cell.key].latency, 1e3)} ms a call"
+    tuned = "" if summary.planned(cell) else " (tuned)"
+    name = f"{code(cell.backend)}{tuned}"
+    ratio = summary.to_eager(cell)
+    if cell.backend == BASELINE:
+        return f"{name} itself, {latency}"
+    if ratio is None:
+        return f"{name}, {latency} (eager was not timed beside it)"
+    return f"{name} is {units.enclosed(inverse(ratio.interval))} × as fast as eager, {latency}"
+
+
+def inverse(ratio: Interval) -> Interval:
+    """How many times as fast, from how many times as long."""
+    low = 1 / ratio.high
+    high = 1 / ratio.low if ratio.low > 0 else float("inf")
+    return Interval(1 / ratio.estimate, low, high, ratio.n)
+
+
+def _reading(summary: Summary, best: list[Cell]) -> str:
+    bounded = all(summary.statistics[cell.key].latency.bounded for cell in best)
+    brackets = (
+        "Brackets hold 95 % intervals"
+        if bounded
+        else "Where brackets are missing, a single epoch gave no interval"
     )
     return (
-        f"**{best.variant}** is fastest on `{best.backend}`{close}, {latency} ms a call "
-        f"({describe(best)}){comparison}."
+        f"{brackets}; that a backend was picked as the fastest of several flatters its figure a little. "
+        "In all tables ratios are of times: below 1 is faster."
     )
-
-
-def _times(interval: Interval) -> str:
-    return f"{units.enclosed(interval)} ×"

@@ -94,7 +94,7 @@ class CellNames:
         return f"{cell.variant} ({setting})" if setting else cell.variant
 
     def many(self, cells: Iterable[Cell], among: Iterable[Cell]) -> str:
-        """Cells of one backend: 'v3-large, v3-small (2 threads)'; settings are named where some of `among` are missing.
+        """Cells of one backend: 'v1; v2, v3-small with 2 threads', with settings where some of `among` are missing.
 
         Args:
             cells: the ones to name.
@@ -110,7 +110,7 @@ class CellNames:
         groups: dict[str, list[str]] = {}
         for variant, found in settings.items():
             whole = possible.get(variant, set()) <= set(found)
-            groups.setdefault("" if whole else "; ".join(filter(None, found)), []).append(variant)
+            groups.setdefault("" if whole else " and ".join(filter(None, found)), []).append(variant)
         return "; ".join(
-            ", ".join(variants) + (f" ({which})" if which else "") for which, variants in groups.items()
+            ", ".join(variants) + (f" with {which}" if which else "") for which, variants in groups.items()
         )

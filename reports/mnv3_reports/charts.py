@@ -10,17 +10,20 @@ import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from mnv3_reports import units
-from mnv3_reports.answer import describe
+from mnv3_reports.cell_words import backend_name
+from mnv3_reports.statistics import median
 
 if TYPE_CHECKING:
     import altair as alt
 
-    from mnv3_reports.record import CellRecord, PublishedFigure, VariantFacts
+    from mnv3_reports.record import Cell, CellRecord, PublishedFigure, VariantFacts
     from mnv3_reports.summary import Summary
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#8C6D31")
 GREY = "#767676"
 PARETO_WIDTH, PARETO_HEIGHT = 560, 360
+LONGEST = 5.0
+"""A bar longer than so many times the median one is cut."""
 LABEL_GAP = 14
 """Pixels between a label and its point, and between two labels."""
 ALIGNMENTS: tuple[tuple[Literal["left", "right"], int], ...] = (("left", -4), ("right", 4))
@@ -36,7 +39,14 @@ def latency_chart(summary: Summary, setting: str) -> alt.Chart | None:
     if not records:
         return None
     rows = []
+    tuned: list[dict[str, Any]] = []
+    timed = {record.cell.key: record.cell for record in records}
     for record in records:
+        default = timed.get(summary.defaults.get(record.cell.key, ""))
+        if default is not None and not summary.planned(record.cell):
+            seconds = summary.statistics[record.cell.key].latency.estimate
+            tuned.append({"network": default.variant, "backend": default.backend, "tuned": seconds * 1e3})
+            continue
         interval = summary.statistics[record.cell.key].latency
         row: dict[str, Any] = {
             "network": record.cell.variant,
@@ -48,11 +58,17 @@ def latency_chart(summary: Summary, setting: str) -> alt.Chart | None:
         if interval.bounded:
             row |= {"low": interval.low * 1e3, "high": interval.high * 1e3, "end": interval.high * 1e3}
         rows.append(row)
-    longest = max(row["ms"] for row in rows)
-    # An interval wider than the bars themselves would press every bar flat; it is cut at the edge.
-    limit = min(max(row["end"] for row in rows), 1.5 * longest) * 1.12
+    # An interval wider than the bars themselves, or a bar many times the others, would press every bar flat.
+    longest = min(max(row["ms"] for row in rows), LONGEST * median(row["ms"] for row in rows))
+    limit = min(max(row["end"] for row in rows), 1.5 * longest)
+    diamonds = {(found["network"], found["backend"]): found["tuned"] for found in tuned}
     for row in rows:
+        if (row["network"], row["backend"]) in diamonds:
+            # The label stands beside the diamond, not on it.
+            row["end"] = max(row["end"], diamonds[row["network"], row["backend"]]) + 0.02 * limit
         row["end"] = min(row["end"], limit)
+        row["label"] += " →" if row["ms"] > limit else ""
+    limit *= 1.12
     networks = [name for name in summary.variants if any(row["network"] == name for row in rows)]
     totals: dict[str, list[float]] = {}
     for row in rows:
@@ -65,22 +81,39 @@ def latency_chart(summary: Summary, setting: str) -> alt.Chart | None:
         ),
     )
     scale = alt.Scale(domain=[0, limit], nice=False)
-    bars = base.mark_bar(height={"band": 0.7}, clip=True).encode(
-        x=alt.X("ms:Q", scale=scale, title="median ms a call, with 95 % interval")
+    bars = (
+        base.mark_bar(height={"band": 0.7}, clip=True)
+        .encode(x=alt.X("ms:Q", scale=scale, title="median ms a call, with 95 % interval"))
+        .transform_filter("isValid(datum.ms)")
     )
     intervals = (
         base.mark_rule(clip=True, strokeWidth=1.5, color="#000000")
         .encode(x=alt.X("low:Q", scale=scale), x2="high:Q", color=alt.value("#000000"))
         .transform_filter("isValid(datum.low)")
     )
-    labels = base.mark_text(align="left", dx=4, fontSize=11).encode(
-        x=alt.X("end:Q", scale=scale), text="label:N", color=alt.value("#222222")
+    labels = (
+        base.mark_text(align="left", dx=4, fontSize=11)
+        .encode(x=alt.X("end:Q", scale=scale), text="label:N", color=alt.value("#222222"))
+        .transform_filter("isValid(datum.end)")
     )
-    panels = alt.layer(bars, intervals, labels, data=_data(rows)).properties(width=300, height=alt.Step(20))
+    layers = [bars, intervals, labels]
+    notes = [f"{summary.describe(setting)}; shorter is faster"]
+    if tuned:
+        layers.append(
+            base.mark_point(shape="diamond", filled=True, size=55, stroke="#000000", clip=True)
+            .encode(x=alt.X("tuned:Q", scale=scale), color=alt.value("#ffffff"))
+            .transform_filter("isValid(datum.tuned)")
+        )
+        notes.append("Diamonds: the same backend with the settings that tuning found")
+    if any(row["label"].endswith("→") for row in rows):
+        notes.append("Arrows: the bar goes on beyond the edge")
+    # Every layer reads the same rows, and a tuned one has no bar.
+    data = _data([*rows, *tuned])
+    panels = alt.layer(*layers, data=data).properties(width=300, height=alt.Step(20))
     chart = panels.facet(
         facet=alt.Facet("network:N", sort=networks, title=None, header=alt.Header(labelFontWeight="bold")),
         columns=2,
-    ).properties(title=_title("Latency by backend", [describe(records[0].cell) + "; shorter is faster"]))
+    ).properties(title=_title("Latency by backend", notes))
     return _styled(chart)
 
 
@@ -140,9 +173,8 @@ def pareto_chart(summary: Summary, setting: str) -> alt.Chart | None:
         # A white rim keeps a label readable where the front passes behind it.
         layers.append(text.mark_text(align=align, dx=dx, fontSize=11, stroke="#ffffff", strokeWidth=4))
         layers.append(text.mark_text(align=align, dx=dx, fontSize=11, color="#222222"))
-    cell = next(record.cell for record in _timed(summary, setting))
     notes = [
-        f"{describe(cell)}. Top-1 is published for the network, not measured; the report names its source.",
+        f"{summary.describe(setting)}. Top-1 is published for the network, not measured; the report names its source.",
         "Large: a network's fastest backend by precision. Dashed: choices that no other beats in both.",
     ]
     left_out = len(_timed(summary, setting)) - len(rows)
@@ -196,7 +228,7 @@ def _pareto_rows(summary: Summary, setting: str) -> list[dict[str, Any]]:
                 "precision": precision,
                 "ms": summary.statistics[record.cell.key].latency.estimate * 1e3,
                 "top1": figure.top1,
-                "label": f"{record.cell.variant} · {record.cell.backend}",
+                "label": f"{record.cell.variant} · {_short(summary, record.cell)}",
                 "best": False,
             }
         )
@@ -206,6 +238,11 @@ def _pareto_rows(summary: Summary, setting: str) -> list[dict[str, Any]]:
     for row in fastest.values():
         row["best"] = True
     return rows
+
+
+def _short(summary: Summary, cell: Cell) -> str:
+    """A tuned backend without its settings, which the report lists."""
+    return cell.backend if summary.planned(cell) else f"{backend_name(cell.backend).base} (tuned)"
 
 
 def _front(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -35,7 +35,9 @@ def ratios_of(run: Run, cells: Iterable[Cell]) -> list[PrintedRatio]:
         run: the run, as far as it has come.
         cells: what is (or will be) measured, without the cells that failed.
     """
-    tuned = [PrintedRatio(found.winner, found.cell, "tuned") for found in run.tuned if found.winner is not None]
+    tuned = [
+        PrintedRatio(found.winner, found.cell, "tuned") for found in run.tuned if found.winner is not None
+    ]
     exact = [
         PrintedRatio(key, replace(record.cell, backend=record.explained.exact).key, "exact")
         for key, record in run.cells.items()

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
+from mnv3_reports.escaping import code
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -23,6 +25,8 @@ class Value(NamedTuple):
 
     text: str
     note: str | None = None
+    code: bool = False
+    """It is a name to be typed as it stands."""
 
 
 def missing(reason: str) -> Value:
@@ -79,7 +83,10 @@ def to_markdown(table: Table) -> str:
         _line("---:" if align == "right" else "---" for align in table.alignments),
     ]
     lines += [
-        _line(escape(value.text) + notes.mark(value.note, "<sup>{}</sup>") for value in row)
+        _line(
+            (code(value.text) if value.code else escape(value.text)) + notes.mark(value.note, "<sup>{}</sup>")
+            for value in row
+        )
         for row in table.rows
     ]
     if notes.letters:
@@ -87,8 +94,8 @@ def to_markdown(table: Table) -> str:
     return "\n".join(lines)
 
 
-def to_rich(table: Table, title: str | None = None) -> rich.table.Table:
-    """The same for a terminal; the notes are its caption."""
+def to_rich(table: Table, title: str | None = None, caption: str | None = None) -> rich.table.Table:
+    """The same for a terminal; the notes are below it, before a caption."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -97,13 +104,35 @@ def to_rich(table: Table, title: str | None = None) -> rich.table.Table:
     rich_table = RichTable(
         title=title, box=SIMPLE_HEAD, padding=0, title_justify="left", caption_justify="left"
     )
-    for heading, align in zip(table.headings, table.alignments, strict=True):
-        rich_table.add_column(Text(heading), justify=align, no_wrap=align == "left")
+    for heading, align, wraps in zip(table.headings, table.alignments, _wrapping(table), strict=True):
+        rich_table.add_column(Text(heading), justify=align, no_wrap=not wraps)
     for row in table.rows:
         rich_table.add_row(*(Text(value.text + notes.mark(value.note, " ({})")) for value in row))
-    if notes.letters:
-        rich_table.caption = Text("\n".join(f"({letter}) {note}" for note, letter in notes))
+    below = [f"({letter}) {note}" for note, letter in notes] + ([caption] if caption else [])
+    if below:
+        rich_table.caption = Text("\n".join(below))
     return rich_table
+
+
+def width(table: Table, *, wrapped: bool = False) -> int:
+    """Columns of a terminal that `to_rich` takes: without breaking a line, or at the least it can."""
+    notes = _Notes()
+    total = len(table.headings) + 1
+    for place, (heading, wraps) in enumerate(zip(table.headings, _wrapping(table), strict=True)):
+        values = [row[place] for row in table.rows]
+        texts = [heading, *(value.text + notes.mark(value.note, " ({})") for value in values)]
+        total += max(
+            len(part) for text in texts for part in (text.split() if wraps and wrapped else text.splitlines())
+        )
+    return total
+
+
+def _wrapping(table: Table) -> list[bool]:
+    """Which columns may be broken: figures with an interval. A name or a single figure would only be cut."""
+    return [
+        align == "right" and any(" " in row[place].text for row in table.rows)
+        for place, align in enumerate(table.alignments)
+    ]
 
 
 def escape(text: str) -> str:

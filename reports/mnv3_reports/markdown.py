@@ -5,25 +5,32 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from mnv3_reports import network_tables, provenance, tables, units
-from mnv3_reports.answer import answer, describe
+from mnv3_reports import explanation, network_tables, provenance, tables, tuned, units
+from mnv3_reports.answer import answer
+from mnv3_reports.cell_words import inputs_of
+from mnv3_reports.escaping import code, inline
 from mnv3_reports.facts import fact_lines
 from mnv3_reports.layout import escape, fenced, folded, to_markdown
 from mnv3_reports.noise import noise_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from mnv3_reports.record import Run
+    from mnv3_reports.record import Failure
     from mnv3_reports.summary import Summary
 
+LONG = 24
+"""Rows that one table may have before every setting gets a table of its own."""
+SHORT = 12
+"""Rows of a secondary table that a reader gets without unfolding it."""
+
 LEGEND = """\
-**Reading it:** the median's interval is over epochs (fresh processes). images/s is batch / median. "/
-eager" is time relative to eager on the same network and setting: below 1 is faster. Peak is the
-process's resident high-water mark, "above runtime" the part beyond the runtime's bare import; MB is
-10^6 bytes. Build is what the artifact took when it was made ("cached": by an earlier run). SNR and
-"same top-1" compare logits with eager fp32; 200 dB stands for
-identical or nearly so."""
+**Reading it:** the median's interval is over epochs (fresh processes). images/s (of other inputs:
+inputs/s) is batch / median. "/ eager" is time relative to eager on the same network and setting:
+below 1 is faster. Peak is the process's resident high-water mark, "above runtime" the part beyond the
+runtime's bare import; MB is 10^6 bytes. Build is what the artifact took when it was made ("cached": by
+an earlier run). SNR and "same top-1" compare outputs with eager fp32 unless a note says otherwise;
+200 dB stands for identical or nearly so."""
 
 
 class Picture(NamedTuple):
@@ -39,18 +46,28 @@ def report_text(summary: Summary, pictures: Sequence[Picture] = ()) -> str:
     sections = chain(
         _opening(summary),
         _results(summary),
+        _titled("## Tuned forms", tuned.section(summary)),
+        _titled("## Why some are slower", explanation.section(summary)),
         _references(summary),
         _networks(summary),
         _charts(pictures, timed=bool(summary.measured)),
-        _failures(summary.run),
+        _failures(summary),
         ["## Noise met", "\n".join(noise_lines(summary))],
         ["## How it was measured", *provenance.method(summary)],
     )
     return "\n\n".join(sections) + "\n"
 
 
+def _titled(heading: str, paragraphs: Iterable[str]) -> Iterable[str]:
+    """A section that is left out when it has nothing to say."""
+    found = list(paragraphs)
+    return [heading, *found] if found else []
+
+
 def _opening(summary: Summary) -> Iterable[str]:
-    yield f"# MobileNet benchmark: {provenance.listed(summary.run.header.request.variants)}"
+    request = summary.run.header.request
+    ours = any(variant not in request.models for variant in request.variants) or not request.variants
+    yield f"# {'MobileNet benchmark' if ours else 'Benchmark'}: {inline(provenance.listed(request.variants))}"
     notice = provenance.partial_notice(summary.run)
     if notice is not None:
         yield f"> **{notice}**"
@@ -65,19 +82,14 @@ def _results(summary: Summary) -> Iterable[str]:
     if not summary.run.cells:
         yield "No cell was planned."
         return
-    first = next(iter(summary.run.cells.values())).cell
-    setting = describe(first) if len(summary.settings) == 1 else "each setting has its own row"
-    yield f"Median ms a call at a glance ({setting}):"
-    yield to_markdown(tables.overview(summary))
+    tuned_too = "; tuned forms are in the networks' own tables" if summary.defaults else ""
+    yield f"Median ms a call at a glance, fastest first{tuned_too}:"
+    yield from _pages(summary, lambda settings: to_markdown(tables.overview(summary, settings)))
     for variant in summary.variants:
-        rows = tables.cell_rows(summary, variant)
-        parts = [
-            to_markdown(tables.cells_table(summary, rows, tables.SPEED)),
-            to_markdown(tables.cells_table(summary, rows, tables.deployment(summary))),
-        ]
+        parts = list(_network(summary, variant))
         heading = f"{variant}: {_size(summary, variant)}"
         if variant in request.variants:
-            yield f"### {heading}"
+            yield f"### {inline(heading)}"
             yield from parts
         else:
             yield folded(f"{heading} (reference)", "\n\n".join(parts))
@@ -90,42 +102,121 @@ def _results(summary: Summary) -> Iterable[str]:
     everything = [row for variant in summary.variants for row in tables.cell_rows(summary, variant)]
     yield folded(
         "Tails, counts and disturbances of every cell",
-        to_markdown(tables.cells_table(summary, everything, tables.TAILS, name_variant=True)),
+        to_markdown(tables.cells_table(everything, tables.TAILS, name_variant=True)),
     )
 
 
+def _pages(summary: Summary, text: Callable[[Sequence[str]], str | None]) -> Iterable[str]:
+    """One table of every setting while that is short and of the same networks; otherwise one a setting.
+
+    Of many long ones the first is open and the rest fold.
+    """
+    settings = summary.settings
+    lines = tables.lines(summary, settings)
+    networks = {frozenset(v for line in lines if line.setting == s for v in line.cells) for s in settings}
+    short = len(lines) <= LONG
+    if len(settings) > 1 and short and len(networks) == 1:
+        whole = text(settings)
+        if whole is not None:
+            yield whole
+        return
+    pages = [(summary.describe(setting), text([setting])) for setting in settings]
+    shown = [(title, page) for title, page in pages if page is not None]
+    for number, (title, page) in enumerate(shown):
+        yield f"With {title}:\n\n{page}" if short or not number else folded(f"With {title}", page)
+
+
+def _network(summary: Summary, variant: str) -> Iterable[str]:
+    """The tables of one network's cells, and which of them answer otherwise than the reference."""
+    rows = tables.cell_rows(summary, variant)
+    pages = tables.by_setting(rows).values() if len(rows) > LONG else [rows]
+    for number, page in enumerate(pages):
+        deployment = to_markdown(tables.cells_table(page, tables.deployment(summary)))
+        if len(page) > SHORT:
+            deployment = folded("Size, memory, start-up and agreement", deployment)
+        parts = [to_markdown(tables.cells_table(page, tables.speed(page))), deployment]
+        title = summary.names.describe(page[0].record.cell)
+        if number:
+            yield folded(f"With {title}", "\n\n".join(parts))
+        else:
+            yield from [f"With {title}:", *parts] if len(rows) > LONG else parts
+    flagged: dict[str, float] = {}
+    for row in rows:
+        share = summary.other_classes(row.record)
+        if share is not None:
+            backend = row.record.cell.backend
+            flagged[backend] = max(share, flagged.get(backend, 0.0))
+    if flagged:
+        worst = sorted(flagged, key=lambda backend: -flagged[backend])
+        shares = ", ".join(f"{code(backend)} {units.percent(flagged[backend])}" for backend in worst)
+        yield f"{tables.FLAG} Flagged, for {tables.OTHER_CLASSES}: {shares}."
+
+
 def _size(summary: Summary, variant: str) -> str:
+    model = summary.run.header.request.models.get(variant)
+    takes = f"{FORMATS.get(model.format, model.format)}, takes {inputs_of(model)}; " if model else ""
     known = [facts for facts in summary.run.variants if facts.variant == variant]
+    counted = [(facts, facts.complexity) for facts in known if facts.complexity is not None]
     if not known:
-        return "not counted (the run ended before)"
+        return f"{takes}not counted (the run ended before)"
+    if not counted:
+        return f"{takes}operators not counted"
     macs = [
-        f"{units.millions(facts.complexity.macs)} M MACs"
-        + (f" at {facts.resolution}" if len(known) > 1 else "")
-        for facts in known
+        f"{units.millions(complexity.macs)} M MACs" + (f" at {facts.resolution}" if len(known) > 1 else "")
+        for facts, complexity in counted
     ]
-    return f"{units.millions(known[0].complexity.parameters)} M parameters, {', '.join(macs)}"
+    return f"{takes}{units.millions(counted[0][1].parameters)} M parameters, {', '.join(macs)}"
+
+
+FORMATS = {
+    "module": "PyTorch module",
+    "pt2": "PyTorch exported program (pt2)",
+    "torchscript": "TorchScript file",
+    "onnx": "ONNX file",
+    "tflite": "TensorFlow Lite file",
+    "pte": "ExecuTorch file",
+    "openvino": "OpenVINO file",
+}
+"""What a network of the user's own was given as, in words."""
 
 
 def _references(summary: Summary) -> Iterable[str]:
-    table = tables.against_references(summary)
     names = " and ".join(summary.run.header.request.references)
     yield f"## Against {names}" if names else "## Against reference networks"
-    if table is None:
+    parts = list(
+        _pages(
+            summary,
+            lambda settings: (
+                to_markdown(table) if (table := tables.against_references(summary, settings)) else None
+            ),
+        )
+    )
+    if not parts and provenance.only_models(summary.run.header.request):
+        yield "Networks with inputs of their own are compared with no reference network."
+        return
+    if not parts:
         yield "No reference network was asked for beside the requested ones (--references v1,v2 adds them)."
         return
     yield "Time relative to the reference on the same backend and setting: **below 1 is faster than it**."
-    yield to_markdown(table)
+    yield from parts
 
 
 def _networks(summary: Summary) -> Iterable[str]:
     features = network_tables.features(summary)
     yield "## What the networks are made of"
-    yield to_markdown(features) if features else "Nothing was counted before the run ended."
+    if features is not None:
+        yield to_markdown(features)
+    elif not summary.run.variants:
+        yield "Nothing was counted before the run ended."
+    uncounted = [facts.variant for facts in summary.run.variants if facts.complexity is None]
+    if uncounted and len(uncounted) == len(summary.run.variants):
+        yield f"Nothing here counts the operators of {inline(provenance.listed(uncounted))}."
     complexity = network_tables.complexity(summary)
     if complexity is not None:
         yield (
-            "Counted for one image. MACs are those of convolutions and linear layers, as papers give them; a MAC "
-            "is two FLOPs. Other operations stand apart: some tools add them to the MACs."
+            "Counted for one image, or for the inputs of a network of one's own. MACs are those of convolutions and "
+            "linear layers, as papers give them; a MAC is two FLOPs. Other operations stand apart: some tools add "
+            "them to the MACs."
         )
         yield to_markdown(complexity)
     published = network_tables.published(summary)
@@ -137,7 +228,8 @@ def _networks(summary: Summary) -> Iterable[str]:
         "What was counted here stands in parentheses. Published times are of other machines: they show "
         "order, not speed. Top-1 is published ImageNet accuracy, not measured here."
     )
-    yield to_markdown(published)
+    text = to_markdown(published)
+    yield folded(f"{len(published.rows)} published figures", text) if len(published.rows) > SHORT else text
 
 
 def _charts(pictures: Sequence[Picture], *, timed: bool) -> Iterable[str]:
@@ -145,27 +237,44 @@ def _charts(pictures: Sequence[Picture], *, timed: bool) -> Iterable[str]:
     if not pictures:
         yield "No chart was drawn with this report." if timed else "No chart: no cell was timed."
     for picture in pictures:
-        yield f"![{picture.title}]({picture.path})"
+        yield f"![{inline(picture.title)}]({picture.path})"
 
 
-def _failures(run: Run) -> Iterable[str]:
+def _failures(summary: Summary) -> Iterable[str]:
+    run = summary.run
     failures = [record.failure for record in run.cells.values() if record.failure is not None]
     yield "## Failures and skips"
     if not failures and not run.skipped:
         yield "Nothing failed and nothing was skipped."
         return
+    alike: dict[tuple[str, str, str, str | None], list[Failure]] = {}
+    for failure in failures:
+        backend = run.cells[failure.cell].cell.backend
+        alike.setdefault((backend, failure.phase, failure.reason, failure.install), []).append(failure)
     lines = [
-        f"- `{failure.cell}` failed ({failure.phase}): {escape(failure.reason).rstrip('.')}.{_mend(failure.install)}"
-        for failure in failures
+        f"- {_failed(summary, backend, group)} failed ({phase}): {escape(reason).rstrip('.')}.{_mend(install)}"
+        for (backend, phase, reason, install), group in alike.items()
     ]
     lines += [
-        f"- `{skipped.backend}` was skipped: {escape(skipped.reason).rstrip('.')}.{_mend(skipped.install)}"
+        f"- {code(skipped.backend)} was skipped: {escape(skipped.reason).rstrip('.')}.{_mend(skipped.install)}"
         for skipped in run.skipped
     ]
     yield "\n".join(lines)
+    tails: dict[str, str] = {}
     for failure in failures:
         if failure.tail.strip():
-            yield folded(f"Last output of {failure.cell}", fenced(failure.tail))
+            tails.setdefault(failure.tail.strip(), failure.cell)
+    for tail, cell in tails.items():
+        yield folded(f"Last output of {cell}", fenced(tail))
+
+
+def _failed(summary: Summary, backend: str, failures: Sequence[Failure]) -> str:
+    """The key of a cell; or the backend, and which of its cells."""
+    if len(failures) == 1:
+        return code(failures[0].cell)
+    cells = [record.cell for record in summary.run.cells.values() if record.cell.backend == backend]
+    failed = [summary.run.cells[failure.cell].cell for failure in failures]
+    return f"{code(backend)} ({inline(summary.names.many(failed, cells))})"
 
 
 def _mend(command: str | None) -> str:

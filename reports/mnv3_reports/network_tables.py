@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mnv3_reports import units
+from mnv3_reports.cell_words import inputs_of
 from mnv3_reports.layout import Column, Table, Value, build, missing
 
 if TYPE_CHECKING:
-    from mnv3_reports.record import PublishedFigure, VariantFacts
+    from collections.abc import Callable
+
+    from mnv3_reports.record import Complexity, PublishedFigure, VariantFacts
     from mnv3_reports.summary import Summary
 
 
@@ -28,34 +31,50 @@ def known(summary: Summary) -> list[VariantFacts]:
 
 
 def complexity(summary: Summary) -> Table | None:
-    """Counted cost for one image; None when nothing was counted. Operations outside the MACs stand apart."""
+    """Counted cost for one input; None where nothing was. Operations outside the MACs stand apart."""
     rows = known(summary)
-    kinds = list(dict.fromkeys(kind for facts in rows for kind in facts.complexity.other_operations))
+    kinds = dict.fromkeys(
+        kind for facts in rows if facts.complexity for kind in facts.complexity.other_operations
+    )
+    models = summary.run.header.request.models
+
+    def called_with(facts: VariantFacts) -> Value:
+        model = models.get(facts.variant)
+        if model is not None:
+            return Value(inputs_of(model))
+        return Value(str(facts.resolution)) if facts.resolution else missing("its inputs are not known")
+
     columns = [
         NETWORK,
-        Column["VariantFacts"]("pixels", lambda facts: Value(str(facts.resolution))),
-        Column["VariantFacts"]("MACs", lambda facts: Value(units.millions(facts.complexity.macs)), "M"),
-        Column["VariantFacts"]("FLOPs", lambda facts: Value(units.millions(2 * facts.complexity.macs)), "M"),
-        Column["VariantFacts"](
-            "params", lambda facts: Value(units.millions(facts.complexity.parameters)), "M"
-        ),
-        Column["VariantFacts"](
-            "activations", lambda facts: Value(units.millions(facts.complexity.activations)), "M"
-        ),
-        Column["VariantFacts"](
-            "weights", lambda facts: Value(units.megabytes(facts.complexity.weight_bytes)), "MB"
-        ),
-        *(Column["VariantFacts"](kind, partial(_other_operations, kind=kind), "M") for kind in kinds),
+        Column["VariantFacts"]("input" if models else "pixels", called_with),
+        _counted("MACs", lambda counted: units.millions(counted.macs)),
+        _counted("FLOPs", lambda counted: units.millions(2 * counted.macs)),
+        _counted("params", lambda counted: units.millions(counted.parameters)),
+        _counted("activations", lambda counted: units.millions(counted.activations)),
+        _counted("weights", lambda counted: units.megabytes(counted.weight_bytes), "MB"),
+        *(_counted(kind, partial(_other_operations, kind=kind)) for kind in kinds),
         Column["VariantFacts"]("MACs counted by", _counters, align="left"),
     ]
-    return build(columns, rows) if rows else None
+    return build(columns, rows) if any(facts.complexity for facts in rows) else None
 
 
-def _other_operations(facts: VariantFacts, kind: str) -> Value:
-    return Value(units.millions(facts.complexity.other_operations.get(kind, 0)))
+UNCOUNTED = "nothing here counts the operators of this network"
+
+
+def _counted(title: str, write: Callable[[Complexity], str], unit: str = "M") -> Column[VariantFacts]:
+    def value(facts: VariantFacts) -> Value:
+        return Value(write(facts.complexity)) if facts.complexity else missing(UNCOUNTED)
+
+    return Column(title, value, unit)
+
+
+def _other_operations(counted: Complexity, kind: str) -> str:
+    return units.millions(counted.other_operations.get(kind, 0))
 
 
 def _counters(facts: VariantFacts) -> Value:
+    if facts.complexity is None:
+        return missing(UNCOUNTED)
     names = ", ".join(facts.complexity.counters) or "one counter"
     disagreement = facts.complexity.disagreement
     return Value(f"{names}: differ", disagreement) if disagreement else Value(f"{names}: agree")
@@ -64,7 +83,8 @@ def _counters(facts: VariantFacts) -> Value:
 def features(summary: Summary) -> Table | None:
     """What the built networks are made of; None when nothing is known of any."""
     found = {facts.variant: facts for facts in reversed(summary.run.variants)}
-    variants = [variant for variant in summary.variants if variant in found]
+    # A file tells nothing of itself; a column of dashes would not either.
+    variants = [variant for variant in summary.variants if variant in found and found[variant].features]
     if not variants:
         return None
     names = list(dict.fromkeys(name for variant in variants for name in found[variant].features))
@@ -90,11 +110,16 @@ def published(summary: Summary) -> Table | None:
     return build(PUBLISHED, rows) if rows else None
 
 
-def _beside(published_figure: float | None, counted: int) -> Value:
-    here = units.millions(counted)
+def _beside(published_figure: float | None, counted: int | None) -> Value:
+    here = "–" if counted is None else units.millions(counted)
     if published_figure is None:
         return Value(f"– ({here})", "this source does not give it")
-    return Value(f"{units.millions(published_figure)} ({here})")
+    return Value(f"{units.millions(published_figure)} ({here})", UNCOUNTED if counted is None else None)
+
+
+def _count(row: FigureRow, name: Literal["macs", "parameters"]) -> int | None:
+    counted = row.facts.complexity
+    return None if counted is None else getattr(counted, name)
 
 
 def _published_ms(row: FigureRow) -> Value:
@@ -133,10 +158,8 @@ PUBLISHED: tuple[Column[FigureRow], ...] = (
         ),
         "%",
     ),
-    Column("MACs (counted)", lambda row: _beside(row.figure.macs, row.facts.complexity.macs), "M"),
-    Column(
-        "params (counted)", lambda row: _beside(row.figure.parameters, row.facts.complexity.parameters), "M"
-    ),
+    Column("MACs (counted)", lambda row: _beside(row.figure.macs, _count(row, "macs")), "M"),
+    Column("params (counted)", lambda row: _beside(row.figure.parameters, _count(row, "parameters")), "M"),
     Column("published", _published_ms, "ms"),
     Column("fastest here", _fastest_here, "ms"),
 )

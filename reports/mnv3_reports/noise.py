@@ -6,11 +6,14 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from mnv3_reports import units
+from mnv3_reports.escaping import code, inline
 from mnv3_reports.statistics import median
 
 if TYPE_CHECKING:
     from mnv3_reports.summary import Summary
 
+NAMED = 8
+"""Cells that are named one by one; the table of tails has them all."""
 FAULT_SECONDS = 2e-6
 """Roughly what a minor page fault costs: on a 2-core virtual machine eager V3-Large took 3.5 to 5 ms longer
 with 2,000 faults a call than with one (docs/methodology.md)."""
@@ -75,7 +78,7 @@ def _floor(summary: Summary) -> str:
     return (
         f"- Noise floor: fresh processes of one cell differ by {units.percent(median(spreads.values()))} "
         f"(standard deviation between epochs, median over cells); worst {units.percent(spreads[worst])} "
-        f"({cell.variant}, {cell.backend}, {cell.setting.replace('&', ', ')})."
+        f"({inline(cell.variant)}, {code(cell.backend)}, {inline(summary.names.describe(cell))})."
     )
 
 
@@ -89,13 +92,19 @@ def _faults(summary: Summary) -> list[str]:
     if not heavy:
         return ["- Page faults take less than a tenth of any cell's time (at an estimated 2 µs a fault)."]
     lines = []
-    for key, (share, faults) in sorted(heavy.items(), key=lambda item: -item[1][0]):
+    worst_first = sorted(heavy.items(), key=lambda item: -item[1][0])
+    for key, (share, faults) in worst_first[:NAMED]:
         cell = summary.run.cells[key].cell
         much = (
             "**mostly page faults**" if share > 0.5 else f"about {units.percent(min(share, 1.0))} page faults"
         )
         lines.append(
-            f"- {cell.variant} on {cell.backend} ({cell.setting.replace('&', ', ')}): {much}, "
+            f"- {inline(cell.variant)} on {code(cell.backend)} ({inline(summary.names.describe(cell))}): {much}, "
             f"{units.significant(faults)} faults a call at an estimated 2 µs each."
+        )
+    if len(heavy) > NAMED:
+        lines.append(
+            f"- {units.counted(len(heavy) - NAMED, 'more cell')} spend more than a tenth of a call on page faults; the "
+            "table of tails has their faults a call."
         )
     return lines

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mnv3_reports import units
+from mnv3_reports.cell_words import inputs_of
+from mnv3_reports.escaping import code, inline
 from mnv3_reports.layout import escape, fenced, folded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mnv3_reports.record import Machine, Run
+    from mnv3_reports.record import Cell, Machine, Request, Run
     from mnv3_reports.summary import Summary
 
 METHOD = """\
@@ -18,8 +20,8 @@ Every cell has its own process, which loads a finished artifact and imports only
 turns in blocks of about 100 ms, in rounds of shuffled order. A ratio is formed within a round, then the
 median over rounds is taken; its interval (Student's t on logarithms) is over epochs, each with fresh
 processes. p90 to p99 carry exact order-statistic intervals for independent calls; calls of one process
-are correlated, so take those as too narrow rather than too wide. Inputs are seeded, image-like, and
-taken in turn from a small pool."""
+are correlated, so take those as too narrow rather than too wide. Inputs are seeded, like images where
+they are images, and taken in turn from a small pool."""
 
 STOPPED = {
     "precision": "every printed ratio is as precise as asked",
@@ -44,22 +46,25 @@ def partial_notice(run: Run) -> str | None:
 def asked(summary: Summary) -> list[str]:
     """What was asked for, and of which machine, as markdown bullets."""
     request, machine = summary.run.header.request, summary.run.header.machine
+    shapes = [f"batch {listed(request.batch_sizes)}", f"pixels {listed(request.resolutions)}"]
     wishes = [
-        f"networks {listed(request.variants)}",
-        f"references {listed(request.references)}",
-        f"backends {listed(request.backends)}",
+        f"networks {inline(listed(request.variants))}",
+        f"references {inline(listed(request.references))}",
+        f"backends {listed(map(code, request.backends))}",
         f"threads {listed(request.threads)}",
-        f"batch {listed(request.batch_sizes)}",
-        f"pixels {listed(request.resolutions)}",
+        *([] if only_models(request) else shapes),
         f"device {request.device}",
         f"every printed ratio to ± {units.percent(request.precision)}",
         f"at most {units.duration(request.time_budget)} of measuring",
         f"seed {request.seed}",
     ]
+    if request.tune is not None:
+        wishes.append(f"faster settings searched for, for at most {units.duration(request.tune)}")
     wishes += ["quick"] if request.quick else []
     wishes += ["cold (cached artifacts not used)"] if request.cold else []
     facts = [
         f"- **Asked:** {'; '.join(wishes)}.",
+        *_models(request),
         f"- **Machine:** {'; '.join(_machine(machine))}.",
         f"- **Weights:** {_weights(summary)}",
     ]
@@ -68,6 +73,21 @@ def asked(summary: Summary) -> list[str]:
     if machine.gpus:
         facts.append(f"- **GPUs:** {', '.join(machine.gpus)}.")
     return facts
+
+
+def only_models(request: Request) -> bool:
+    """Whether every network has inputs of its own: batch and resolution were not asked for then."""
+    return bool(request.models) and request.models.keys() >= {*request.variants, *request.references}
+
+
+def _models(request: Request) -> Iterable[str]:
+    """Networks of the user's own: what they were given as, and what they take."""
+    if request.models:
+        each = (
+            f"{code(variant)} ({model.format}; takes {inline(inputs_of(model))})"
+            for variant, model in request.models.items()
+        )
+        yield f"- **Networks of one's own:** {'; '.join(each)}."
 
 
 def _machine(machine: Machine) -> Iterable[str]:
@@ -87,14 +107,21 @@ def _machine(machine: Machine) -> Iterable[str]:
 def _weights(summary: Summary) -> str:
     request = summary.run.header.request
     sources = {facts.variant: facts.weights for facts in summary.run.variants}
-    unfilled = [variant for variant in summary.variants if variant not in request.weights]
+    files = [v for v in summary.variants if v in request.models and request.models[v].format != "module"]
+    unfilled = [v for v in summary.variants if v not in request.weights and v not in files]
     # `module:function` is a user's own network, which makes its own weights.
     own = [variant for variant in unfilled if ":" in variant]
     seeded = [variant for variant in unfilled if variant not in own]
-    real = [f"{variant} from {sources.get(variant, path)}" for variant, path in request.weights.items()]
+    real = [
+        f"{inline(variant)} from {inline(sources.get(variant, path))}"
+        for variant, path in request.weights.items()
+    ]
     parts = [f"{'; '.join(real)}."] if real else []
+    if files:
+        each = (f"{inline(v)} ({inline(sources[v])})" if sources.get(v) else inline(v) for v in files)
+        parts.append(f"those in the files {listed(each)}.")
     if own:
-        parts.append(f"as they are made by {listed(own)}, after torch.manual_seed({request.seed}).")
+        parts.append(f"as they are made by {inline(listed(own))}, after torch.manual_seed({request.seed}).")
     if seeded:
         parts.append(
             f"random, seeded ({request.seed}) and calibrated for {listed(seeded)}. Speed and memory hardly "
@@ -133,13 +160,18 @@ def _course(summary: Summary) -> Iterable[str]:
     together = [r.inspected.side_by_side for r in run.cells.values() if r.inspected is not None]
     if max(together, default=1) > 1:
         yield f"- Load, first-call and memory figures were taken with up to {max(together)} processes side by side."
-    unsteady = [
-        f"{record.cell.variant} on {record.cell.backend}"
-        for record in summary.measured
-        if record.inspected is not None and not record.inspected.steady
-    ]
+    unsteady: dict[str, list[Cell]] = {}
+    everything: dict[str, list[Cell]] = {}
+    for record in summary.measured:
+        everything.setdefault(record.cell.backend, []).append(record.cell)
+        if record.inspected is not None and not record.inspected.steady:
+            unsteady.setdefault(record.cell.backend, []).append(record.cell)
     if unsteady:
-        yield f"- Not steady after warming up: {listed(dict.fromkeys(unsteady))}."
+        each = (
+            f"{code(backend)} ({inline(summary.names.many(cells, everything[backend]))})"
+            for backend, cells in unsteady.items()
+        )
+        yield f"- Not steady after warming up: {listed(each)}."
 
 
 def _versions(run: Run) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mnv3_reports.cell_words import CellNames
+from mnv3_reports.cell_words import CellNames, describe
 from mnv3_reports.compare import BASELINE, PrintedRatio, ratios_of
 from mnv3_reports.statistics import (
     Interval,
@@ -186,6 +186,12 @@ class Summary:
         """The run's settings (threads, batch, resolution, device), in planned order."""
         return list(dict.fromkeys(record.cell.setting for record in self.run.cells.values()))
 
+    def describe(self, setting: str) -> str:
+        """A setting in words; the inputs of a network of the user's own where it is the only one in it."""
+        cells = [record.cell for record in self.run.cells.values() if record.cell.setting == setting]
+        words = dict.fromkeys(map(self.names.describe, cells))
+        return next(iter(words)) if len(words) == 1 else describe(cells[0])
+
     @cached_property
     def variants(self) -> list[str]:
         """The run's networks: the requested ones, then the references."""
@@ -199,8 +205,9 @@ class Summary:
         for part in (record.inspected, record.prepared):
             if part is not None and isinstance(part.facts.get("precision"), str):
                 return str(part.facts["precision"])
-        name = record.cell.backend
-        return "int8" if "int8" in name or "quantized" in name else "fp32"
+        name = record.cell.backend.partition(":")[0]
+        reduced = next((precision for precision in ("bf16", "fp16") if precision in name), "fp32")
+        return "int8" if "int8" in name or "quantized" in name else reduced
 
     def why_not_timed(self, key: str) -> str:
         """Why a cell has no latency."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
 from mnv3_reports import units
+from mnv3_reports.cell_words import shape
 from mnv3_reports.compare import BASELINE
 from mnv3_reports.layout import Column, Table, Value, build, missing
+from mnv3_reports.summary import MOST_OTHER_CLASSES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from mnv3_reports.record import Cell, CellRecord, Fidelity, Inspected
     from mnv3_reports.statistics import Interval
@@ -35,16 +38,32 @@ class CellRow(NamedTuple):
         """None when the cell was not timed."""
         return self.summary.statistics.get(self.record.cell.key)
 
+    @property
+    def seconds(self) -> float:
+        """The median call; infinite when the cell was not timed."""
+        statistics = self.statistics
+        return statistics.latency.estimate if statistics else math.inf
+
     def untimed(self) -> Value:
         """What stands for a figure of a cell that was not timed."""
         return missing(self.summary.why_not_timed(self.record.cell.key))
 
 
 def cell_rows(summary: Summary, variant: str) -> list[CellRow]:
-    """The network's cells, in planned order."""
-    return [
+    """The network's cells: setting by setting, the fastest first, those that were not timed last."""
+    rows = [
         CellRow(summary, record) for record in summary.run.cells.values() if record.cell.variant == variant
     ]
+    places = {setting: place for place, setting in enumerate(summary.settings)}
+    return sorted(rows, key=lambda row: (places[row.record.cell.setting], row.seconds))
+
+
+def by_setting(rows: Sequence[CellRow]) -> dict[str, list[CellRow]]:
+    """Rows under their setting, in their order."""
+    found: dict[str, list[CellRow]] = {}
+    for row in rows:
+        found.setdefault(row.record.cell.setting, []).append(row)
+    return found
 
 
 def with_interval(
@@ -57,8 +76,9 @@ def with_interval(
 
 
 def _median(row: CellRow, write: Write = units.enclosed) -> Value:
-    statistics = row.statistics
-    return with_interval(statistics.latency if statistics else None, 1e3, row.untimed(), write)
+    if row.statistics is None:
+        return row.untimed()
+    return _flagged(row, with_interval(row.statistics.latency, 1e3, row.untimed(), write))
 
 
 def _quantile(row: CellRow, name: str, *, interval: bool = False) -> Value:
@@ -95,8 +115,6 @@ def _to_reference(row: CellRow, reference: str) -> Value:
     cell, summary = row.record.cell, row.summary
     if row.statistics is None:
         return row.untimed()
-    if cell.variant == reference:
-        return Value("1", "the reference itself")
     ratio = summary.to_reference(cell, reference)
     reason = _why_no_ratio(summary, replace(cell, variant=reference))
     return with_interval(ratio.interval if ratio else None, 1.0, missing(reason))
@@ -159,45 +177,54 @@ def _fidelity(row: CellRow) -> Fidelity | Value:
     found = _inspected(row)
     if isinstance(found, Value):
         return found
-    return found.fidelity or missing("logits were not compared with eager fp32 for this cell")
+    return found.fidelity or missing("outputs were not compared with a reference for this cell")
 
 
 def _snr(row: CellRow) -> Value:
     found = _fidelity(row)
     if isinstance(found, Value):
         return found
-    if found.snr_db >= IDENTICAL_DB:
-        return Value("≥ 200")
-    return Value(f"{found.snr_db:.1f}")
+    text = "≥ 200" if found.snr_db >= IDENTICAL_DB else f"{found.snr_db:.1f}"
+    return Value(text, f"compared with {found.reference}" if found.reference != USUAL_REFERENCE else None)
 
 
 IDENTICAL_DB = 200
 """The record's stand-in for a signal-to-noise ratio without measurable noise."""
 
 
+USUAL_REFERENCE = "eager fp32"
+"""What outputs are compared with unless a note says otherwise."""
+FLAG = "⚠"
+OTHER_CLASSES = (
+    f"another class than the reference's on more than {units.percent(MOST_OTHER_CLASSES)} of the inputs"
+)
+
+
 def _agreement(row: CellRow) -> Value:
     found = _fidelity(row)
-    return found if isinstance(found, Value) else Value(f"{found.top1_agreement * 100:.1f}")
+    if isinstance(found, Value):
+        return found
+    if found.top1_agreement is None:
+        return missing("the outputs are no classes")
+    return _flagged(row, Value(f"{found.top1_agreement * 100:.1f}"))
 
 
-BACKEND = Column[CellRow]("backend", lambda row: Value(row.record.cell.backend), align="left")
+def _flagged(row: CellRow, value: Value) -> Value:
+    """The value with a mark where the cell gives other classes than its reference: fast is not all there is to it."""
+    if row.summary.other_classes(row.record) is None:
+        return value
+    return Value(f"{value.text} {FLAG}", "; ".join(filter(None, (value.note, OTHER_CLASSES))))
+
+
+BACKEND = Column[CellRow]("backend", lambda row: Value(row.record.cell.backend, code=True), align="left")
 VARIANT = Column[CellRow]("network", lambda row: Value(row.record.cell.variant), align="left")
 MEDIAN = Column("median", _median, "ms [95 %]")
 TO_EAGER = Column("/ eager", _to_eager, "[95 %]")
 COMPACT_MEDIAN = Column("median", partial(_median, write=units.compact), "ms")
 COMPACT_TO_EAGER = Column("/ eager", partial(_to_eager, write=units.compact))
-THROUGHPUT = Column("images/s", _throughput)
 PEAK = Column("peak", _memory, "MB")
 SNR = Column("SNR", _snr, "dB")
 
-SPEED: tuple[Column[CellRow], ...] = (
-    MEDIAN,
-    Column("p90", lambda row: _quantile(row, "p90"), "ms"),
-    Column("p99", lambda row: _quantile(row, "p99"), "ms"),
-    Column("min", _minimum, "ms"),
-    THROUGHPUT,
-    TO_EAGER,
-)
 _DEPLOYMENT: tuple[Column[CellRow], ...] = (
     Column("artifact", _artifact, "MB"),
     PEAK,
@@ -238,6 +265,32 @@ def _of_setting(row: CellRow, name: str) -> Value:
     return Value(str(getattr(row.record.cell, name)))
 
 
+def _pixels(row: CellRow) -> Value:
+    cell = row.record.cell
+    model = row.summary.run.header.request.models.get(cell.variant)
+    return Value(shape(cell, model) if model is not None or cell.resolution == 0 else str(cell.resolution))
+
+
+def throughput(rows: Sequence[CellRow]) -> Column[CellRow]:
+    """What is called with in a second: images, or inputs of another kind."""
+    images = all(row.record.cell.resolution for row in rows)
+    return Column("images/s" if images else "inputs/s", _throughput)
+
+
+def speed(rows: Sequence[CellRow]) -> list[Column[CellRow]]:
+    """Latency, its tail, and the ratio to eager, which not every file can be given to."""
+    files = all(row.record.cell.variant in row.summary.run.header.request.models for row in rows)
+    eager = any(row.record.cell.backend == BASELINE for row in rows)
+    return [
+        MEDIAN,
+        Column("p90", lambda row: _quantile(row, "p90"), "ms"),
+        Column("p99", lambda row: _quantile(row, "p99"), "ms"),
+        Column("min", _minimum, "ms"),
+        throughput(rows),
+        *([TO_EAGER] if eager or not files else []),
+    ]
+
+
 def deployment(summary: Summary) -> list[Column[CellRow]]:
     """Size, memory, start-up and agreement; the device's own memory where a cell ran on one."""
     on_device = any(
@@ -248,57 +301,121 @@ def deployment(summary: Summary) -> list[Column[CellRow]]:
     return [*_DEPLOYMENT, *extra]
 
 
-def setting_columns(summary: Summary) -> list[Column[CellRow]]:
-    """A column for each part of the setting that takes more than one value in this run."""
-    names = {"device": "device", "threads": "threads", "batch": "batch", "resolution": "pixels"}
-    cells = [record.cell for record in summary.run.cells.values()]
+def setting_columns(rows: Sequence[CellRow]) -> list[Column[CellRow]]:
+    """A column for each part of the setting that takes more than one value in these rows."""
+    columns = {
+        "device": Column[CellRow]("device", partial(_of_setting, name="device")),
+        "threads": Column[CellRow]("threads", partial(_of_setting, name="threads")),
+        "batch": Column[CellRow]("batch", partial(_of_setting, name="batch")),
+        "resolution": Column[CellRow]("pixels", _pixels),
+    }
     return [
-        Column(title, partial(_of_setting, name=name))
-        for name, title in names.items()
-        if len({getattr(cell, name) for cell in cells}) > 1
+        column
+        for name, column in columns.items()
+        if len({getattr(row.record.cell, name) for row in rows}) > 1
     ]
 
 
 def cells_table(
-    summary: Summary,
-    rows: Iterable[CellRow],
-    columns: Sequence[Column[CellRow]],
-    *,
-    name_variant: bool = False,
+    rows: Sequence[CellRow], columns: Sequence[Column[CellRow]], *, name_variant: bool = False
 ) -> Table:
     """A table of cells: what they are, then the asked columns."""
     naming = [VARIANT, BACKEND] if name_variant else [BACKEND]
-    return build([*naming, *setting_columns(summary), *columns], rows)
+    return build([*naming, *setting_columns(rows), *columns], rows)
 
 
-def overview(summary: Summary) -> Table:
-    """Median latency of every network (columns) on every backend and setting (rows)."""
+class Line(NamedTuple):
+    """One backend in one setting, over networks."""
 
-    def median_of(row: CellRow, variant: str) -> Value:
+    backend: str
+    setting: str
+    cells: dict[str, CellRow]
+    """Network to cell; at least one."""
+
+    @property
+    def first(self) -> CellRow:
+        """Any of the cells."""
+        return next(iter(self.cells.values()))
+
+
+def lines(summary: Summary, settings: Sequence[str], *, planned: bool = True) -> list[Line]:
+    """Backends in these settings, in planned order.
+
+    Args:
+        summary: of the run.
+        settings: as `Cell.setting`.
+        planned: without what tuning found.
+    """
+    found: dict[tuple[str, str], Line] = {}
+    for row in (CellRow(summary, record) for record in summary.run.cells.values()):
         cell = row.record.cell
-        for record in summary.run.cells.values():
-            other = record.cell
-            if (other.variant, other.backend, other.setting) == (variant, cell.backend, cell.setting):
-                found = CellRow(summary, record)
-                return _median(found, units.compact)
-        return missing("not asked for")
-
-    first: dict[tuple[str, str], CellRow] = {}
-    for record in summary.run.cells.values():
-        first.setdefault((record.cell.backend, record.cell.setting), CellRow(summary, record))
-    columns = [Column[CellRow](variant, partial(median_of, variant=variant)) for variant in summary.variants]
-    return cells_table(summary, first.values(), columns)
+        if cell.setting in settings and (summary.planned(cell) or not planned):
+            line = found.setdefault((cell.setting, cell.backend), Line(cell.backend, cell.setting, {}))
+            line.cells[cell.variant] = row
+    return sorted(found.values(), key=lambda line: settings.index(line.setting))
 
 
-def against_references(summary: Summary) -> Table | None:
-    """Ratios of the requested networks to the references on the same backend; None when there are none."""
+def overview(summary: Summary, settings: Sequence[str]) -> Table:
+    """Median latency of every network (columns) on every planned backend (rows): by setting, the fastest first."""
+    rows = lines(summary, settings)
+    variants = [name for name in summary.variants if any(name in line.cells for line in rows)]
+
+    def typical(line: Line) -> float:
+        """Mean logarithm over networks; infinite where one was not timed."""
+        found = [row.seconds for row in line.cells.values()]
+        return math.fsum(map(math.log, found)) / len(found) if len(found) == len(variants) else math.inf
+
+    def median_of(line: Line, variant: str) -> Value:
+        row = line.cells.get(variant)
+        return missing("not asked for") if row is None else _median(row, units.compact)
+
+    columns = [Column[Line](variant, partial(median_of, variant=variant)) for variant in variants]
+    rows.sort(key=lambda line: (settings.index(line.setting), typical(line)))
+    return build([*_naming(rows), *columns], rows)
+
+
+def against_references(summary: Summary, settings: Sequence[str]) -> Table | None:
+    """Ratios of the requested networks to the references on the same backend (rows); None when there are none."""
     request = summary.run.header.request
-    compared = [v for v in request.variants if any(name != v for name in request.references)]
-    rows = [row for variant in compared for row in cell_rows(summary, variant)]
-    if not rows:
-        return None
-    columns = [
-        Column[CellRow](f"/ {name}", partial(_to_reference, reference=name), "[95 %]")
-        for name in request.references
+    found = lines(summary, settings, planned=False)
+    present = {variant for line in found for variant in line.cells}
+    pairs = [
+        (variant, reference)
+        for variant in request.variants
+        for reference in request.references
+        if variant != reference and present.issuperset((variant, reference))
     ]
-    return cells_table(summary, rows, columns, name_variant=True)
+
+    def ratio_of(line: Line, variant: str, reference: str) -> Value:
+        row = line.cells.get(variant)
+        return missing("not asked for") if row is None else _to_reference(row, reference)
+
+    columns = [
+        Column[Line](
+            f"{variant} / {reference}", partial(ratio_of, variant=variant, reference=reference), "[95 %]"
+        )
+        for variant, reference in pairs
+    ]
+    # What tuning found for one network was seldom measured for another.
+    rows = [
+        line
+        for line in found
+        if any(summary.planned(row.record.cell) for row in line.cells.values())
+        or all(line.cells.keys() >= {variant, reference} for variant, reference in pairs)
+    ]
+    return build([*_naming(rows), *columns], rows) if pairs else None
+
+
+def _naming(rows: Sequence[Line]) -> list[Column[Line]]:
+    """The backend, and what of the setting takes more than one value."""
+
+    def of_first(line: Line, column: Column[CellRow]) -> Value:
+        return column.value(line.first)
+
+    return [
+        Column[Line]("backend", lambda line: Value(line.backend, code=True), align="left"),
+        *(
+            Column[Line](column.title, partial(of_first, column=column))
+            for column in setting_columns([line.first for line in rows])
+        ),
+    ]

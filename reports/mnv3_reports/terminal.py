@@ -4,26 +4,75 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mnv3_reports import tables
-from mnv3_reports.layout import MISSING, Column, to_rich
+from mnv3_reports import tables, units
+from mnv3_reports.layout import MISSING, to_rich, width
 from mnv3_reports.provenance import partial_notice
 from mnv3_reports.summary import Summary
 
 if TYPE_CHECKING:
-    import rich.table
+    from collections.abc import Iterator, Sequence
 
-    from mnv3_reports.layout import Value
+    from rich.console import Console, ConsoleOptions, RenderableType
+
+    from mnv3_reports.layout import Column, Table, Value
     from mnv3_reports.record import Run
     from mnv3_reports.tables import CellRow
 
 
-def summary_table(run: Run) -> rich.table.Table:
-    """Every cell's main figures, networks in the report's order."""
-    summary = Summary(run)
-    rows = [row for variant in summary.variants for row in tables.cell_rows(summary, variant)]
-    columns = (tables.COMPACT_MEDIAN, tables.COMPACT_TO_EAGER, tables.THROUGHPUT, tables.PEAK, tables.SNR)
-    table = tables.cells_table(summary, rows, columns, name_variant=True)
-    return to_rich(table, partial_notice(run))
+class SummaryTable:
+    """Every cell's main figures, networks in the report's order; it fits the console it is printed on."""
+
+    def __init__(self, run: Run) -> None:
+        summary = Summary(run)
+        self._run = run
+        self._rows = [row for variant in summary.variants for row in tables.cell_rows(summary, variant)]
+        self._columns = [
+            tables.COMPACT_MEDIAN,
+            tables.COMPACT_TO_EAGER,
+            tables.throughput(self._rows),
+            tables.PEAK,
+            tables.SNR,
+        ]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """Names with settings get a line a setting, then figures wrap, then some are left out, then it is no table."""
+        from rich.text import Text
+
+        columns = list(self._columns)
+        table = self._table(columns)
+        if width(table) > options.max_width:
+            table = _stacked(table)
+        # What the median says already goes first.
+        left_out = [self._columns[place] for place in (2, 4, 3, 1)]
+        while width(table, wrapped=True) > options.max_width and len(columns) > 1:
+            columns.remove(left_out[len(self._columns) - len(columns)])
+            table = _stacked(self._table(columns))
+        if width(table, wrapped=True) > options.max_width:
+            yield Text("\n".join(plain_lines(self._run)))
+            return
+        gone = ", ".join(column.title for column in self._columns if column not in columns)
+        caption = f"left out, for want of width: {gone}; the report has all" if gone else None
+        yield to_rich(table, partial_notice(self._run), caption)
+
+    def _table(self, columns: Sequence[Column[CellRow]]) -> Table:
+        return tables.cells_table(self._rows, columns, name_variant=True)
+
+
+def _stacked(table: Table) -> Table:
+    """Every setting of a backend on a line of its own."""
+    return table._replace(
+        rows=tuple(
+            tuple(
+                value._replace(text=value.text.replace(":", "\n :")) if value.code else value for value in row
+            )
+            for row in table.rows
+        )
+    )
+
+
+def summary_table(run: Run) -> SummaryTable:
+    """Every cell's main figures as something rich prints."""
+    return SummaryTable(run)
 
 
 def plain_lines(run: Run) -> list[str]:
@@ -31,20 +80,26 @@ def plain_lines(run: Run) -> list[str]:
     summary = Summary(run)
     notice = partial_notice(run)
     lines = [notice] if notice is not None else []
-    shown: tuple[tuple[Column[CellRow], str], ...] = (
-        (tables.MEDIAN, "ms"),
-        (tables.THROUGHPUT, "images/s"),
-        (tables.TO_EAGER, "x eager"),
-    )
     for variant in summary.variants:
         for row in tables.cell_rows(summary, variant):
-            key = row.record.cell.key
-            if row.statistics is None:
-                lines.append(f"{key}: {_reason(row)}")
-                continue
-            figures = [(column.value(row), unit) for column, unit in shown]
-            lines.append(f"{key}: {', '.join(_figure(value, unit) for value, unit in figures)}")
+            what = ", ".join(_figures(row)) if row.statistics is not None else _reason(row)
+            lines.append(f"{row.record.cell.key}: {what}")
     return lines
+
+
+def _figures(row: CellRow) -> Iterator[str]:
+    summary, record = row.summary, row.record
+    rate = tables.throughput([row])
+    if row.statistics is not None:
+        yield f"{units.enclosed(row.statistics.latency, 1e3)} ms"
+    yield _figure(rate.value(row), rate.title)
+    yield _figure(tables.TO_EAGER.value(row), "x eager")
+    tuned = summary.ratios.get((record.cell.key, summary.defaults.get(record.cell.key, "")))
+    if tuned is not None:
+        yield f"{units.enclosed(tuned.interval)} x its default settings"
+    share = summary.other_classes(record)
+    if share is not None:
+        yield f"flagged: another class than the reference's on {units.percent(share)} of the inputs"
 
 
 def _figure(value: Value, unit: str) -> str:

@@ -49,15 +49,16 @@ def _charts(summary: Summary) -> Iterator[tuple[str, str, alt.Chart]]:
         suffix = "" if len(summary.settings) == 1 else f"-{_slug(summary, setting)}"
         latency = charts.latency_chart(summary, setting)
         if latency is not None:
-            yield f"latency{suffix}", f"Latency by backend ({setting})", latency
+            yield f"latency{suffix}", f"Latency by backend, {summary.describe(setting)}", latency
         pareto = charts.pareto_chart(summary, setting)
         if pareto is not None:
-            yield f"pareto{suffix}", f"Latency against published top-1 ({setting})", pareto
+            yield f"pareto{suffix}", f"Latency against published top-1, {summary.describe(setting)}", pareto
 
 
 def _slug(summary: Summary, setting: str) -> str:
     cell = next(record.cell for record in summary.run.cells.values() if record.cell.setting == setting)
-    return f"{cell.device}-threads{cell.threads}-batch{cell.batch}-{cell.resolution}".replace(":", "")
+    pixels = cell.resolution or "own-inputs"
+    return f"{cell.device}-threads{cell.threads}-batch{cell.batch}-{pixels}".replace(":", "")
 
 
 def main(arguments: list[str]) -> int:

@@ -36,9 +36,9 @@ class PreparedCell:
         return get_backend(self.cell.backend).info.runtime_modules
 
 
-def prepared_cell(variant: str, backend: str, directory: Path) -> PreparedCell:
+def prepared_cell(variant: str, backend: str, directory: Path, threads: int = 1) -> PreparedCell:
     """Prepare a cell through the same store a run uses."""
-    plan = make_plan(Asked(variants=variant, backends=backend, references="none"))
+    plan = make_plan(Asked(variants=variant, backends=backend, references="none", threads=threads))
     entries: list[Entry] = []
     launcher = Launcher(directory / "prepare-logs", memory_limit=None)
     try:

@@ -5,11 +5,21 @@ from __future__ import annotations
 import json
 import math
 import random
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from reports.factory import MACHINE, SOFTWARE, cells_of, failure, request, whole_run
+from reports.factory import (
+    MACHINE,
+    SOFTWARE,
+    cells_of,
+    failure,
+    own_run,
+    request,
+    tuned_run,
+    whole_run,
+)
 
 from mnv3_reports.baseline import (
     BASELINE_SCHEMA,
@@ -32,7 +42,6 @@ from mnv3_reports.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from mnv3_reports.baseline import Timing
 
@@ -125,6 +134,26 @@ def test_a_file_that_is_no_baseline_is_called_so(tmp_path: Path, text: str) -> N
     with pytest.raises(BaselineError, match="is no baseline; expected a file") as caught:
         read_baseline(path)
     assert not isinstance(caught.value, BaselineVersionError)
+
+
+def test_cells_with_settings_and_networks_nobody_counts_are_kept(tmp_path: Path) -> None:
+    for run in (tuned_run(), own_run()):
+        path = write_baseline(tmp_path / "baseline.json", of_run(run))
+        baseline = read_baseline(path)
+        assert set(baseline.cells) == set(run.cells)
+        assert all(cell.epochs for cell in baseline.cells.values())
+        for key in run.cells:
+            checks = compare(baseline.as_run(), key, run, key, Rules())
+            assert checks
+            assert not any(check.changed for check in checks)
+
+
+def test_a_baseline_of_the_first_version_is_read(tmp_path: Path) -> None:
+    old = read_baseline(Path(__file__).parent / "record-v1" / "baseline.json")
+    assert old.schema == BASELINE_SCHEMA
+    assert [facts.complexity is not None for facts in old.variants] == [True, True]
+    assert sum(bool(cell.epochs) for cell in old.cells.values()) == 3
+    assert read_baseline(write_baseline(tmp_path / "again.json", old)) == old
 
 
 @pytest.mark.parametrize(("schema", "remedy"), [(BASELINE_SCHEMA + 1, "update"), (0, "save it again")])

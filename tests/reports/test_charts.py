@@ -14,6 +14,7 @@ import pytest
 from reports import factory
 
 from mnv3_reports import charts
+from mnv3_reports.record import Cell
 from mnv3_reports.rundir import write_run
 from mnv3_reports.summary import Summary
 from mnv3_reports.writer import write_report
@@ -33,6 +34,52 @@ def test_latency_shows_every_cell_and_network() -> None:
     for statistics in summary.statistics.values():
         assert f"{statistics.latency.estimate * 1e3:.3g}" in {text.rstrip("0").rstrip(".") for text in shown}
     assert 'fill="#ffffff"' in svg  # readable on a dark page
+
+
+def test_a_tuned_form_is_a_diamond_on_its_backends_bar() -> None:
+    run = factory.tuned_run()
+    summary = Summary(run)
+    chart = charts.latency_chart(summary, summary.settings[0])
+    assert chart is not None
+    svg = charts.to_svg(chart)
+    shown = texts(svg)
+    assert "onnxruntime" in shown
+    assert not any("spinning" in text for text in shown)
+    assert any("settings that tuning found" in text for text in shown)
+    winner = run.tuned[0].winner
+    assert winner is not None
+    diamonds = [row for row in chart.to_dict()["data"]["values"] if "tuned" in row]
+    found = summary.statistics[winner].latency.estimate * 1e3
+    assert diamonds == [{"network": "v3-small", "backend": "onnxruntime", "tuned": found}]
+    label = next(row for row in chart.to_dict()["data"]["values"] if row["backend"] == "onnxruntime")
+    assert label["end"] > max(found, label["ms"])
+
+
+def test_without_its_default_a_tuned_form_has_a_bar_of_its_own() -> None:
+    run = factory.tuned_run()
+    run.add(factory.failure(Cell("v3-small", "onnxruntime")))
+    summary = Summary(run)
+    chart = charts.latency_chart(summary, summary.settings[0])
+    assert chart is not None
+    assert any("spinning" in text for text in texts(charts.to_svg(chart)))
+
+
+def test_a_bar_many_times_the_others_is_cut_and_says_so() -> None:
+    run = factory.whole_run(factory.request(backends=tuple(factory.SPEEDUP)), epochs=2)
+    slow = Cell("v1", "eager").key
+    run.blocks = [
+        msgspec.structs.replace(block, samples_ns=tuple(50 * value for value in block.samples_ns))
+        if block.cell == slow
+        else block
+        for block in run.blocks
+    ]
+    summary = Summary(run)
+    chart = charts.latency_chart(summary, summary.settings[0])
+    assert chart is not None
+    shown = texts(charts.to_svg(chart))
+    assert sum(text.endswith(" →") for text in shown) == 1
+    assert any("goes on beyond the edge" in text for text in shown)
+    assert max(row["end"] for row in chart.to_dict()["data"]["values"]) < 100  # and not 900 ms
 
 
 def test_an_interval_of_one_epoch_or_a_boundless_one_draws() -> None:
@@ -135,3 +182,15 @@ def test_a_child_process_writes_the_report(tmp_path: Path) -> None:
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert message in done.stderr
+
+
+def test_a_chart_of_inputs_that_are_no_images_has_a_name_of_its_own(tmp_path: Path) -> None:
+    run, images = factory.own_run(), factory.whole_run(factory.request(references=()), epochs=2)
+    request = msgspec.structs.replace(images.header.request, models=run.header.request.models)
+    images.header = msgspec.structs.replace(images.header, request=request)
+    images.cells |= run.cells
+    images.blocks += run.blocks
+    write_run(images, tmp_path)
+    names = {path.name for path in write_report(tmp_path)}
+    assert "latency-cpu-threads1-batch1-own-inputs.svg" in names
+    assert "1 thread, tokens 1x128 int64" in (tmp_path / "report.md").read_text()

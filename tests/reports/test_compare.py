@@ -1,7 +1,10 @@
 from __future__ import annotations
 
-from mnv3_reports.compare import PrintedRatio, printed_ratios
+from reports import factory
+
+from mnv3_reports.compare import PrintedRatio, printed_ratios, ratios_of
 from mnv3_reports.record import Cell
+from mnv3_reports.summary import Summary
 
 
 def test_requested_networks_against_references_and_backends_against_eager() -> None:
@@ -31,3 +34,35 @@ def test_a_requested_reference_is_compared_with_the_other_one_only() -> None:
     cells = [Cell("v1", "eager"), Cell("v2", "eager")]
     found = [(r.numerator, r.denominator) for r in printed_ratios(cells, ["v1"], ["v1", "v2"])]
     assert found == [(cells[0].key, cells[1].key)]
+
+
+def test_tuned_and_exact_pairs_follow_unless_a_cell_is_missing_or_the_pair_is_listed() -> None:
+    cells = [Cell("v3-small", name) for name in ("eager", "litert", "litert:a=b", "litert-int8")]
+    eager, default, tuned, reduced = (cell.key for cell in cells)
+    further = [
+        PrintedRatio(tuned, default, "tuned"),
+        PrintedRatio(reduced, default, "exact"),
+        PrintedRatio(reduced, eager, "exact"),
+        PrintedRatio(default, default, "exact"),
+        PrintedRatio(Cell("v1", "litert").key, default, "tuned"),
+    ]
+    assert printed_ratios(cells, ["v3-small"], [], further) == [
+        PrintedRatio(default, eager, "backend"),
+        PrintedRatio(tuned, eager, "backend"),
+        PrintedRatio(reduced, eager, "backend"),
+        PrintedRatio(tuned, default, "tuned"),
+        PrintedRatio(reduced, default, "exact"),
+    ]
+
+
+def test_a_run_asks_for_the_ratios_that_its_report_prints() -> None:
+    run = factory.tuned_run()
+    cells = [record.cell for record in run.cells.values()]
+    reduced = cells[2]
+    run.add(factory.explained(reduced, exact="onnxruntime"))
+    found = {(ratio.numerator, ratio.denominator): ratio.kind for ratio in ratios_of(run, cells)}
+    assert set(Summary(run).ratios) == set(found)
+    assert found[run.tuned[0].winner or "", run.tuned[0].cell] == "tuned"
+    assert found[reduced.key, cells[1].key] == "exact"
+    without = [ratio.kind for ratio in ratios_of(run, cells[:1])]
+    assert without == []

@@ -182,3 +182,21 @@ def test_cells_of_different_networks_are_compared_by_their_own_facts() -> None:
 def test_a_cell_that_a_run_does_not_have_is_an_error() -> None:
     with pytest.raises(KeyError):
         det.compare(run(), SMALL.key, run(), "v9/none", det.Rules())
+
+
+def uncounted(found: Run) -> Run:
+    found.variants = [msgspec.structs.replace(facts, complexity=None) for facts in found.variants]
+    return found
+
+
+def test_a_network_that_nobody_counts_is_compared_by_the_other_figures() -> None:
+    checks = det.compare(uncounted(run()), SMALL.key, uncounted(run()), SMALL.key, det.Rules())
+    names = {check.name for check in checks}
+    assert "artifact_bytes" in names
+    assert not names & {"parameters", "macs", "activations"}
+
+
+def test_what_only_one_side_counts_was_not_compared() -> None:
+    checks = det.compare(run(), SMALL.key, uncounted(run()), SMALL.key, det.Rules())
+    invalid = {check.name for check in checks if check.verdict is Verdict.INVALID}
+    assert invalid == {"parameters", "macs", "activations"}

@@ -35,6 +35,28 @@ def test_json_holds_cells_and_ratios() -> None:
     assert (ratio["epochs"], ratio["low"]) == (1, None)  # one epoch has no interval
 
 
+def test_names_with_settings_are_exported_as_they_are() -> None:
+    run = factory.tuned_run()
+    lines = list(csv.DictReader(io.StringIO(export.to_csv(run))))
+    assert [line["backend"] for line in lines] == [record.cell.backend for record in run.cells.values()]
+    (line,) = (line for line in lines if line["tuned_from"])
+    assert (line["backend"], line["tuned_from"]) == (
+        "onnxruntime:spinning=off:graph=extended",
+        run.tuned[0].cell,
+    )
+    ratios = json.loads(export.to_json(run))["ratios"]
+    (tuned,) = (ratio for ratio in ratios if ratio["kind"] == "tuned")
+    assert (tuned["numerator"], tuned["denominator"]) == (run.tuned[0].winner, run.tuned[0].cell)
+    assert tuned["high"] < 1
+
+
+def test_what_nobody_counted_is_empty_and_what_it_was_compared_with_is_said() -> None:
+    (line,) = csv.DictReader(io.StringIO(export.to_csv(factory.own_run())))
+    assert (line["macs_per_image"], line["parameters"], line["fidelity_top1_agreement"]) == ("", "", "")
+    assert line["fidelity_reference"] == "onnxruntime, every optimization off"
+    assert json.loads(export.to_json(factory.own_run()))["request"]["models"]["tokens_model.onnx"]["inputs"]
+
+
 def test_an_empty_run_exports() -> None:
     run = Run.started(factory.header())
     assert len(export.to_csv(run).splitlines()) == 1 + len(run.cells)

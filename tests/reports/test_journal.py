@@ -14,7 +14,7 @@ import pytest
 from reports import factory
 
 from mnv3_reports.journal import Journal, JournalError, assemble, read_journal
-from mnv3_reports.record import Block, Cell, Entry, Fidelity, Note, RunResumed
+from mnv3_reports.record import SCHEMA_VERSION, Block, Cell, Entry, Fidelity, Note, RunResumed
 
 
 def written(path: Path) -> Path:
@@ -142,8 +142,8 @@ def test_a_write_that_fails_halfway_leaves_the_earlier_lines(
         (b"hello\nworld\n", "is no mnv3-bench journal"),
         (b'{"type":"note","text":"x"}\n', "is no mnv3-bench journal"),
         (b'{"type":"ended","schema":1}\n', "is no mnv3-bench journal"),
-        (b'{"type":"started","schema":99}\n', "schema 99, this mnv3-bench reads schema 1; update"),
-        (b'{"type":"started","schema":0}\n', "read it with the version that wrote it"),
+        (b'{"type":"started","schema":99}\n', "schema 99, this mnv3-bench reads schema 1 to 2; update"),
+        (b'{"type":"started","schema":0}\n', "reads schema 1 to 2; no version has ever written it"),
         (b'{"type":"started","schema":1}\n', "damaged in line 1"),
     ],
 )
@@ -209,3 +209,22 @@ def test_a_run_that_is_going_on_is_not_written_by_another(tmp_path: Path) -> Non
             Journal.resume(tmp_path / "j")
         assert (tmp_path / "j").read_bytes() == before
     Journal.resume(tmp_path / "j").close()
+
+
+def test_a_journal_of_an_older_version_is_read_and_not_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes((Path(__file__).parent / "record-v1" / "journal.jsonl").read_bytes())
+    before = path.read_bytes()
+    assert assemble(read_journal(path)).header.schema == SCHEMA_VERSION
+    with pytest.raises(JournalError, match=r"begun with record schema 1 .* writes schema 2; start a new run"):
+        Journal.resume(path)
+    assert path.read_bytes() == before
+
+
+def test_what_tuning_found_has_a_place_and_comes_back(tmp_path: Path) -> None:
+    run = factory.tuned_run(epochs=1)
+    run.add(factory.explained(run.cells[run.header.cells[1]].cell, "a reason", exact="eager"))
+    with Journal.create(tmp_path / "j") as journal:
+        for entry in factory.entries_of(run):
+            journal.append(entry)
+    assert assemble(read_journal(tmp_path / "j")) == run

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-import pytest
+import io
 
-from mnv3_reports.layout import Column, Value, build, fenced, missing, to_markdown
+import pytest
+from rich.console import Console
+
+from mnv3_reports.layout import Column, Value, build, fenced, missing, to_markdown, to_rich, width
 
 NAME = Column[str]("name", Value, align="left")
 
@@ -36,3 +39,37 @@ def test_notes_go_on_after_z() -> None:
 
 def test_a_fence_is_longer_than_any_inside() -> None:
     assert fenced("a ``` b ```` c").splitlines()[0] == "`````"
+
+
+def test_a_name_is_code_in_markdown_and_plain_on_a_terminal() -> None:
+    names = ["a:b=c", "a|b", "<i>", "`"]
+    table = build([Column[str]("name", lambda row: Value(row, "a note", code=True))], names)
+    shown = [line for line in to_markdown(table).splitlines()[2:] if line.startswith("| ")]
+    mark = "<sup>a</sup>"
+    assert shown == [f"| `a:b=c`{mark} |", f"| a&#124;b{mark} |", f"| &#60;i>{mark} |", f"| \\`{mark} |"]
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(to_rich(table, caption="the end"))
+    text = console.export_text()
+    assert all(f"{name} (a)" in text for name in names)
+    assert text.rstrip().endswith("the end")
+
+
+def test_a_tables_width_is_what_a_terminal_needs() -> None:
+    columns = [
+        NAME,
+        Column[str]("threads", lambda _: Value("1")),
+        Column[str]("median", lambda row: Value("14.0 ±0.84%", row), "ms"),
+    ]
+    table = build(columns, ["v3-large-minimal", "v1"])
+    whole, least = width(table), width(table, wrapped=True)
+    assert least < whole
+
+    def lines(columns_there: int) -> list[str]:
+        console = Console(width=columns_there, record=True, file=io.StringIO())
+        console.print(to_rich(table))
+        return console.export_text().splitlines()
+
+    assert any("14.0 ±0.84% (a)" in line for line in lines(whole))
+    assert not any("14.0 ±0.84% (a)" in line for line in lines(whole - 1))
+    assert not any("…" in line for line in lines(least))
+    assert any("v3-large-minimal" in line for line in lines(least))

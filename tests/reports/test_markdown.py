@@ -10,7 +10,7 @@ import pytest
 from reports import factory
 
 from mnv3_reports.markdown import Picture, report_text
-from mnv3_reports.record import Cell, Note, Run, RunResumed, Skipped
+from mnv3_reports.record import Cell, Note, OperatorCost, Run, RunResumed, Skipped
 from mnv3_reports.summary import Summary
 from mnv3_reports.terminal import plain_lines, summary_table
 
@@ -134,6 +134,80 @@ def empty_features() -> Run:
     return run
 
 
+def tuned_without_winner() -> Run:
+    run = factory.tuned_run()
+    (winner,) = run.cells.keys() - set(run.header.cells)
+    run.add(factory.failure(run.cells[winner].cell, "load"))
+    return run
+
+
+def tuning_cut_off() -> Run:
+    run = factory.tuned_run()
+    run.tuned, run.blocks, run.finished = [], [], None
+    run.cells = {key: run.cells[key] for key in run.header.cells}
+    return run
+
+
+def own_beside_images() -> Run:
+    run, images = factory.own_run(), factory.whole_run(epochs=2)
+    request = images.header.request
+    both = msgspec.structs.replace(
+        request,
+        variants=(*run.header.request.variants, *request.variants),
+        models=run.header.request.models,
+    )
+    images.header = msgspec.structs.replace(
+        images.header, request=both, cells=(*images.header.cells, *run.header.cells)
+    )
+    images.variants += run.variants
+    images.cells |= run.cells
+    images.blocks += run.blocks
+    return images
+
+
+def explained_run() -> Run:
+    """Reduced cells, some slower and some faster than fp32, with reasons that nobody chose to be harmless."""
+    run = factory.whole_run(factory.request(backends=tuple(factory.SPEEDUP), threads=(1, 2)))
+    for record in run.cells.values():
+        cell = record.cell
+        if cell.backend == "onnxruntime-int8-dynamic":
+            left = len(cell.variant)
+            run.add(
+                factory.explained(
+                    cell,
+                    f"{left} operators compute in fp32, see https://example.org/@someone.",
+                    "Layouts are converted | <script>alert(1)</script>\nback and forth",
+                    exact="onnxruntime",
+                )
+            )
+        elif cell.backend == "onnxruntime-int8":
+            run.add(factory.explained(cell, "2 operators were not delegated", exact="onnxruntime"))
+        elif cell.backend == "quantized-dynamic":
+            run.add(factory.explained(cell, exact="eager", operators=()))
+    return run
+
+
+def explained_untimed() -> Run:
+    run = explained_run()
+    run.blocks = []
+    return run
+
+
+def many_cells() -> Run:
+    """More rows than one table may have, with operators of every kind."""
+    run = explained_run()
+    for record in run.cells.values():
+        if record.cell.backend == "compile":
+            names = ("", "a|b", "<script>", "`tick`", "line\nbreak", *(f"kind{n}" for n in range(12)))
+            costs = tuple(OperatorCost(name, 1, None if n == 3 else 1e-3) for n, name in enumerate(names))
+            run.add(factory.explained(record.cell, "a_b*c [d](e)", operators=costs))
+        elif record.cell.backend == "torchscript":
+            run.add(
+                factory.explained(record.cell, operators=(OperatorCost("conv", 3), OperatorCost("add", 2)))
+            )
+    return run
+
+
 RUNS: dict[str, Callable[[], Run]] = {
     "whole": factory.whole_run,
     "some failed": lambda: failing(factory.whole_run(epochs=2)),
@@ -154,6 +228,16 @@ RUNS: dict[str, Callable[[], Run]] = {
     "bare machine": bare_machine,
     "on a device": on_a_device,
     "no features, nothing published": empty_features,
+    "tuned": factory.tuned_run,
+    "tuned in vain": lambda: factory.tuned_run(speedup=1.0),
+    "tuned without an interval": lambda: factory.tuned_run(epochs=1),
+    "tuned without a winner": tuned_without_winner,
+    "tuning cut off": tuning_cut_off,
+    "its own inputs": factory.own_run,
+    "its own inputs beside images": own_beside_images,
+    "explained": explained_run,
+    "explained, nothing timed": explained_untimed,
+    "many cells": many_cells,
 }
 
 
@@ -193,9 +277,11 @@ def test_every_dash_is_explained(run: Run) -> None:
 def test_the_sections_come_in_order(run: Run) -> None:
     headings = re.findall(r"^#+ .*", report_text(Summary(run)), flags=re.M)
     expected = [
-        "# MobileNet benchmark",
+        "# MobileNet benchmark" if not run.header.request.models else "# ",
         "## What was asked",
         "## Results",
+        *(["## Tuned forms"] if run.tuned or run.header.request.tune else []),
+        *(["## Why"] if any(record.explained for record in run.cells.values()) else []),
         "## Against",
         "## What the networks are made of",
         "## Published figures",
@@ -205,7 +291,7 @@ def test_the_sections_come_in_order(run: Run) -> None:
         "## How it was measured",
     ]
     top = [heading for heading in headings if not heading.startswith("###")]
-    assert [heading.startswith(start) for heading, start in zip(top, expected, strict=True)] == [True] * 10
+    assert all(heading.startswith(start) for heading, start in zip(top, expected, strict=True))
 
 
 def test_a_report_says_partial_exactly_when_it_is(run: Run) -> None:
@@ -238,18 +324,78 @@ def test_the_terminal_shows_every_cell(run: Run) -> None:
         assert sum(line.startswith(f"{key}: ") for line in lines) == 1
 
 
-def test_the_answer_names_the_fastest_with_its_ratios() -> None:
-    summary = Summary(factory.whole_run())
-    paragraph = report_text(summary).split("\n\n")[1]
-    fastest = Cell("v3-large", "onnxruntime-int8")
-    ratio = summary.to_reference(fastest, "v1")
-    assert ratio is not None
-    assert paragraph.startswith("**v3-large** is fastest on `onnxruntime-int8`")
-    assert f"{ratio.interval.estimate:.3f} [" in paragraph
-    assert "the time of eager" in paragraph
-    assert "that of v1 and" in paragraph
-    assert "In fp32 `onnxruntime` is fastest" in paragraph
-    assert "**v3-small** is fastest" in paragraph
+def answer_of(run: Run) -> list[str]:
+    """The answer's lines, one a network and number of threads."""
+    return [line for line in report_text(Summary(run)).split("\n\n")[2].splitlines() if line.startswith("- ")]
+
+
+def test_the_answer_names_the_fastest_and_how_many_times_as_fast_as_eager_it_is() -> None:
+    summary = Summary(factory.whole_run(factory.request(threads=(1, 2))))
+    lines = answer_of(summary.run)
+    assert [line.partition(":**")[0] for line in lines] == [
+        f"- **{variant}, {threads}"
+        for variant in ("v3-large", "v3-small", "v1", "v2")
+        for threads in ("1 thread", "2 threads")
+    ]
+    fastest = Cell("v3-large", "onnxruntime-int8", threads=2)
+    to_eager, to_v1 = summary.to_eager(fastest), summary.to_reference(fastest, "v1")
+    assert to_eager is not None
+    assert to_v1 is not None
+    low, high = 1 / to_eager.interval.high, 1 / to_eager.interval.low
+    times = f"{1 / to_eager.interval.estimate:.2f} [{low:.2f}, {high:.2f}]"
+    assert f"`onnxruntime-int8` is {times} × as fast as eager, " in lines[1]
+    assert f"There it takes {to_v1.interval.estimate:.3f} [" in lines[1]
+    assert "× the time of v1 and " in lines[1]
+    assert "In fp32: `onnxruntime` is " in lines[1]
+    assert "the time of" not in lines[4]  # a reference is not held against itself
+
+
+def test_the_answer_is_of_batch_1_wherever_that_was_measured() -> None:
+    asked = factory.request(backends=("eager", "onnxruntime"), batch_sizes=(8, 1))
+    text = report_text(Summary(factory.whole_run(asked, epochs=2)))
+    assert "for each network (batch 1, 224 × 224)" in text
+    asked = factory.request(backends=("eager", "onnxruntime"), batch_sizes=(8,))
+    assert "for each network (batch 8, 224 × 224)" in report_text(Summary(factory.whole_run(asked, epochs=2)))
+
+
+def test_the_answer_says_when_eager_is_fastest_or_missing() -> None:
+    asked = factory.request(("v3-small",), (), ("eager", "onnxruntime-int8-dynamic"))
+    assert "`eager` itself, " in answer_of(factory.whole_run(asked))[0]
+    (line,) = answer_of(lonely_cell())
+    assert re.search(r"`compile`, [\d.]+ ms a call \(eager was not timed beside it\)\.", line)
+
+
+def test_a_fastest_cell_with_other_classes_is_flagged_wherever_it_is_named() -> None:
+    run = factory.whole_run()
+    wrong = Cell("v3-large", "onnxruntime-int8")
+    agreement = msgspec.structs.replace(factory.fidelity(wrong), top1_agreement=60 / 64)
+    run.add(factory.inspected(wrong, agreement=agreement))
+    line = answer_of(run)[0]
+    assert "⚠ It gives another class than its reference on 6.2 % of the inputs." in line
+    assert "Without such a flag, and in fp32: `onnxruntime` is " in line
+    text = report_text(Summary(run))
+    row = r"^\| `onnxruntime-int8` \| [\d.]+ \[[\d., ]+\] ⚠<sup>\w</sup> \|"
+    assert len(re.findall(row, text, flags=re.M)) == 1
+    assert "| 93.8 ⚠<sup>" in text
+    sentence = "Flagged, for another class than the reference's on more than 5.0 % of the inputs: "
+    assert f"⚠ {sentence}`onnxruntime-int8` 6.2 %." in text
+    assert any("flagged: another class" in line for line in plain_lines(run))
+
+
+@pytest.mark.parametrize(
+    ("agreement", "flagged"), [(0.95, False), (0.9499, True), (None, False), (1.0, False)]
+)
+def test_only_more_than_five_percent_of_other_classes_are_flagged(
+    agreement: float | None, flagged: bool
+) -> None:
+    run = factory.whole_run(epochs=2)
+    cell = Cell("v3-large", "onnxruntime-int8")
+    run.add(
+        factory.inspected(
+            cell, agreement=msgspec.structs.replace(factory.fidelity(cell), top1_agreement=agreement)
+        )
+    )
+    assert ("⚠" in report_text(Summary(run))) is flagged
 
 
 def test_what_cannot_be_told_apart_is_said() -> None:
@@ -259,7 +405,10 @@ def test_what_cannot_be_told_apart_is_said() -> None:
         cell = run.cells[key].cell
         for epoch, nanoseconds in enumerate((1000, 1100, 1050)):
             run.add(factory.block(cell, epoch, 0, (nanoseconds + (epoch if "q" in cell.backend else 1),)))
-    assert "fastest on `quantized-dynamic` (not told apart from `eager`," in report_text(Summary(run))
+    text = report_text(Summary(run))
+    assert re.search(
+        r"`quantized-dynamic` is .* as fast as eager, .* Not told apart from it: `eager`\.", text
+    )
 
 
 def test_failures_carry_reason_remedy_and_output() -> None:
@@ -272,13 +421,25 @@ def test_failures_carry_reason_remedy_and_output() -> None:
     assert "failed (warm-up); see Failures" in text
 
 
+def test_failures_alike_are_one_line_and_one_output() -> None:
+    run = factory.whole_run(factory.request(threads=(1, 2)), epochs=2)
+    for record in run.cells.values():
+        if record.cell.backend == "onnxruntime" or record.cell == Cell("v1", "eager", threads=2):
+            run.add(factory.failure(record.cell, tail="the same"))
+    text = report_text(Summary(run))
+    assert "- `onnxruntime` (v3-large, v3-small, v1, v2) failed (prepare): no C++ compiler" in text
+    assert "- `v1/eager?threads=2&batch=1&resolution=224&device=cpu` failed (prepare): " in text
+    assert text.count("failed (prepare):") == 2
+    assert text.count("Last output of") == 1
+
+
 def test_a_failed_cell_is_not_a_fast_one() -> None:
     run = factory.whole_run(epochs=2)
     fast = Cell("v3-large", "onnxruntime-int8")
     run.add(factory.failure(fast, "fidelity"))
     summary = Summary(run)
     assert fast.key not in summary.statistics
-    assert "**v3-large** is fastest on `onnxruntime`" in report_text(summary)
+    assert answer_of(run)[0].startswith("- **v3-large, 1 thread:** `onnxruntime` is ")
     assert not any(fast.key in pair for pair in summary.ratios)
 
 
@@ -309,15 +470,28 @@ def test_a_full_report_fits_a_pull_request_comment() -> None:
 def test_a_requested_reference_is_compared_with_the_other_one() -> None:
     text = report_text(Summary(only_references()))
     section = text[text.index("## Against v1 and v2") : text.index("## What the networks")]
-    assert re.search(r"^\| v1 \| eager \| 1<sup>a</sup> \| \d", section, flags=re.M)
-    assert "<sup>a</sup> the reference itself" in section
+    assert "| backend | v1 / v2 [95 %] | v2 / v1 [95 %] |" in section
+    assert re.search(r"^\| `eager` \| \d[^|]* \| \d[^|]* \|$", section, flags=re.M)
 
 
 def test_facts_are_said_once_where_they_agree() -> None:
     text = report_text(Summary(factory.whole_run(epochs=2)))
     assert (
-        "- `eager`: opset 17; threads 1; frozen yes; covers 8 layers (v3-large, v3-small), 2 layers (v1, v2); "
+        "- `eager`: opset 17; threads as asked; frozen yes; covers 8 layers (v3-large, v3-small), 2 layers (v1, v2); "
         "note unknown." in text
+    )
+
+
+def test_facts_name_settings_where_those_make_the_difference() -> None:
+    run = factory.whole_run(factory.request(threads=(1, 2)), epochs=2)
+    for record in run.cells.values():
+        assert record.inspected is not None
+        pinned = {"threads": 1, "cores": f"{record.cell.threads} of 2"}
+        record.inspected = msgspec.structs.replace(record.inspected, facts=pinned)
+    text = report_text(Summary(run))
+    assert (
+        "- `eager`: opset 17; threads as asked (1 thread), 1 (2 threads); "
+        "cores 1 of 2 (1 thread), 2 of 2 (2 threads)." in text
     )
 
 

@@ -49,6 +49,16 @@ def test_pytest_benchmark_compares_the_file(tmp_path: Path, calls: int) -> None:
         assert found[block.cell] == pytest.approx(statistics.median(block.samples_ns) / 1e9)
 
 
+def test_names_with_settings_are_pytest_benchmarks_names(tmp_path: Path) -> None:
+    run = factory.tuned_run(epochs=1)
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(to_pytest_benchmark(run), allow_nan=False))
+    assert set(read_pytest_benchmark(file)) == set(run.cells)
+    command = [str(Path(sys.executable).with_name("pytest-benchmark")), "compare", str(file), "--csv=out.csv"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=120)
+    assert {line["name"] for line in csv.DictReader((tmp_path / "out.csv").open())} == set(run.cells)
+
+
 def test_statistics_are_pytest_benchmarks_own() -> None:
     samples = [0.010, 0.011, 0.0095, 0.013, 0.0102, 0.030, 0.0101, 0.0104, 0.0099]
     for n in range(1, len(samples) + 1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jsonschema  # type: ignore[import-untyped]
 import msgspec
@@ -13,10 +14,13 @@ import pytest
 from reports import factory
 
 from mnv3_reports import flat, journal, schema
-from mnv3_reports.record import Run, Skipped
+from mnv3_reports.record import SCHEMA_VERSION, Run, Skipped
 from mnv3_reports.rundir import CELLS, RUN, SAMPLES, RunDirectoryError, load_run, write_run
 from mnv3_reports.summary import Summary
 from mnv3_reports.writer import write_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def eventful_run() -> Run:
@@ -118,7 +122,7 @@ def test_other_directories_are_refused_in_one_line(tmp_path: Path) -> None:
     write_run(other, tmp_path / "foreign")
     (tmp_path / "foreign" / RUN).write_text('{"name": "package"}')
     write_run(other, tmp_path / "newer")
-    (tmp_path / "newer" / RUN).write_text('{"header": {"schema": 2}}')
+    (tmp_path / "newer" / RUN).write_text('{"header": {"schema": 3}}')
     write_run(other, tmp_path / "damaged")
     (tmp_path / "damaged" / SAMPLES).write_bytes(b"PAR1 not really PAR1")
     (tmp_path / "torn").mkdir()
@@ -129,7 +133,7 @@ def test_other_directories_are_refused_in_one_line(tmp_path: Path) -> None:
         "half": "copy the whole run directory",
         "mixed": "mixes two runs",
         "foreign": "is not the record of a run",
-        "newer": "schema 2, this mnv3-bench reads schema 1",
+        "newer": "schema 3, this mnv3-bench reads schema 1 to 2; update",
         "damaged": "does not hold samples",
         "torn": "nothing was recorded",
     }
@@ -169,3 +173,41 @@ def test_loading_and_reporting_a_full_run_is_quick(tmp_path: Path) -> None:
     write_report(tmp_path, with_charts=False)
     assert time.process_time() - begin < 2.0  # 36 cells, 46,080 calls: about 0.4 s
     assert (tmp_path / SAMPLES).stat().st_size < 46_080 * 8
+
+
+@pytest.mark.parametrize("without", [None, journal.NAME])
+def test_a_run_of_the_first_version_is_read_and_reported(tmp_path: Path, without: str | None) -> None:
+    """Written by the code of that version, with its own structs."""
+    old = Path(__file__).parent / "record-v1"
+    for file in (journal.NAME, RUN, SAMPLES):
+        if file != without:
+            (tmp_path / file).write_bytes((old / file).read_bytes())
+    assert b'"schema": 1' in (tmp_path / RUN).read_bytes()
+    run = load_run(tmp_path)
+    assert run.header.schema == SCHEMA_VERSION
+    assert (len(run.cells), len(run.blocks), run.tuned) == (4, 24, [])
+    write_report(tmp_path, with_charts=False)
+    report = (tmp_path / "report.md").read_text()
+    assert "**v3-small, 1 thread:** `onnxruntime-int8` is " in report
+    assert "`v1/eager?threads=1&batch=1&resolution=224&device=cpu` failed (prepare)" in report
+    if without is None:
+        # Where the journal is, the record is written anew: in this version's form.
+        jsonschema.Draft202012Validator(schema.json_schema()).validate(
+            json.loads((tmp_path / RUN).read_text())
+        )
+        assert b'"schema": 2' in (tmp_path / RUN).read_bytes()
+
+
+@pytest.mark.parametrize("make", [factory.tuned_run, factory.own_run])
+def test_tuned_cells_and_networks_of_ones_own_come_back(tmp_path: Path, make: Callable[[], Run]) -> None:
+    run = make()
+    run.add(factory.explained(run.cells[run.header.cells[-1]].cell, "a reason", exact="eager"))
+    write_run(run, tmp_path)
+    assert load_run(tmp_path) == run
+    jsonschema.Draft202012Validator(schema.json_schema()).validate(json.loads((tmp_path / RUN).read_text()))
+    cells = pd.read_parquet(tmp_path / CELLS)
+    assert list(cells["backend"]) == [record.cell.backend for record in run.cells.values()]
+    assert cells["macs_per_image"].isna().all() == (make is factory.own_run)
+    assert list(cells["tuned_from"].dropna()) == [tuned.cell for tuned in run.tuned if tuned.winner]
+    samples = pd.read_parquet(tmp_path / SAMPLES)
+    assert set(samples["cell"]) == set(run.cells)

@@ -17,6 +17,7 @@ import pytest
 from reports import verdicts
 
 from mnv3_reports import schema
+from mnv3_reports.escaping import plain
 from mnv3_reports.statistics import Interval
 from mnv3_reports.verdict import GateReport, Verdict
 from mnv3_reports.verdict_formats import (
@@ -28,7 +29,6 @@ from mnv3_reports.verdict_formats import (
     to_junit,
     to_lines,
 )
-from mnv3_reports.verdict_words import plain
 
 
 @pytest.fixture(params=verdicts.REPORTS, scope="module")

@@ -10,9 +10,10 @@ import pytest
 from markdown_it import MarkdownIt
 from reports import verdicts
 
+from mnv3_reports.escaping import code, inline, plain
 from mnv3_reports.verdict import ArmFacts, Check, GateReport, Verdict
 from mnv3_reports.verdict_markdown import to_markdown
-from mnv3_reports.verdict_words import SEVERITY, advice, code, inline, plain, worst_first
+from mnv3_reports.verdict_words import SEVERITY, advice, worst_first
 
 if TYPE_CHECKING:
     from markdown_it.token import Token

@@ -8,9 +8,10 @@ import pytest
 from reports import verdicts
 
 from mnv3_reports.baseline import judge_timing
+from mnv3_reports.record import Cell
 from mnv3_reports.statistics import Interval
 from mnv3_reports.verdict import ArmFacts, CellVerdict, Check, Verdict
-from mnv3_reports.verdict_words import advice, change, check_words, timing_verdict
+from mnv3_reports.verdict_words import Names, advice, change, check_words, timing_verdict
 
 
 @pytest.mark.parametrize(
@@ -133,3 +134,24 @@ def test_the_verdict_on_time_is_told_from_the_one_on_figures() -> None:
     assert timing_verdict(verdicts.untimed(Verdict.PASS, "the same")) is None
     assert timing_verdict(verdicts.untimed(Verdict.INVALID, "crashed")) is Verdict.INVALID
     assert timing_verdict(cell(verdict=Verdict.INVALID, checks=heavy)) is Verdict.INVALID
+
+
+def test_a_backend_is_not_told_of_by_one_with_settings() -> None:
+    plain, tuned = (
+        verdicts.cell(Cell("v3-small", name)) for name in ("onnxruntime", "onnxruntime:spinning=off")
+    )
+    for summary, told in (
+        ("v3-small/onnxruntime:spinning=off is slower", (False, True)),
+        ("v3-small/onnxruntime: slower by 5 %", (True, False)),
+        ("slower: v3-small/onnxruntime.", (True, False)),
+        ("v3-small/onnxruntime:spinning=off.1 is slower", (False, False)),
+        ("v3-small/onnxruntime-int8 is slower", (False, False)),
+    ):
+        report = verdicts.report([plain, tuned], Verdict.FAIL, summary)
+        names = Names(report)
+        assert (names.told(plain, report), names.told(tuned, report)) == told, summary
+
+
+def test_a_network_with_inputs_of_its_own_is_not_of_0_pixels() -> None:
+    one = verdicts.cell(Cell("tokens.onnx", "onnxruntime:spinning=off", resolution=0))
+    assert Names(verdicts.report([one], Verdict.PASS, "")).setting == "1 thread, inputs of its own"

@@ -274,6 +274,16 @@ def hostile() -> GateReport:
     )
 
 
+def settings() -> GateReport:
+    """Backends with settings of their own, on a network with inputs of its own."""
+    plain, tuned = (
+        Cell("tokens.onnx", name, resolution=0).key
+        for name in ("onnxruntime", "onnxruntime:spinning=off:graph=extended")
+    )
+    cells = [cell(plain), cell(tuned, Verdict.FAIL, 0.05, base_cell=plain)]
+    return report(cells, Verdict.FAIL, "tokens.onnx/onnxruntime:spinning=off:graph=extended is slower by 5 %")
+
+
 REPORTS: dict[str, Callable[[], GateReport]] = {
     "pass": passing,
     "fail": failing,
@@ -289,4 +299,5 @@ REPORTS: dict[str, Callable[[], GateReport]] = {
     "24 cells, all sorts": lambda: many(13, 4),
     "injected": injected,
     "hostile names": hostile,
+    "names with settings": settings,
 }
