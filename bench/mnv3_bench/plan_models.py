@@ -34,7 +34,7 @@ def models(names: Sequence[str], inputs: Sequence[str]) -> dict[str, Model]:
     """Networks of the user's own, by the name of their variant.
 
     `module:function` is not looked up here, nor in the result unless it has inputs of its own: then it is measured
-    like any variant, on images.
+    like any variant, on images. With several networks, `inputs` are for those that leave sizes open.
 
     Raises:
         UsageError: a file is not there, is not what its suffix says, or cannot be read; sizes are open or differ from
@@ -47,7 +47,7 @@ def models(names: Sequence[str], inputs: Sequence[str]) -> dict[str, Model]:
         if is_function(name):
             model = Model(format="module", path=name, inputs=tuple(named(typed))) if typed else None
         else:
-            model = _file(Path(name).expanduser(), typed)
+            model = _file(Path(name).expanduser(), typed, alone=len(names) == 1)
         if variant in found:
             raise UsageError(
                 f"--model: two networks are called {variant}; rename one of the files, since cells go by that name"
@@ -124,10 +124,11 @@ def named(typed: Sequence[Typed]) -> list[TensorSpec]:
     return inputs
 
 
-def _file(path: Path, typed: Sequence[Typed]) -> Model:
+def _file(path: Path, typed: Sequence[Typed], *, alone: bool) -> Model:
     model_format = format_of(path)
     stated = signature(path, model_format)
-    inputs = settled(path.name, stated, typed)
+    complete = bool(stated.inputs) and all(spec.dtype and None not in spec.shape for spec in stated.inputs)
+    inputs = settled(path.name, stated, typed if alone or not complete else [])
     _bounded(inputs)
     return Model(format=model_format, path=str(path.resolve()), inputs=tuple(inputs))
 
@@ -175,7 +176,7 @@ def _one(name: str, spec: OpenSpec, part: Typed | None, shown: str) -> TensorSpe
             )
         shape: tuple[int, ...] = part.shape
     elif None in spec.shape or (not spec.shape and not spec.dtype):
-        example = "x".join("1" if size is None else str(size) for size in spec.shape) or "1x3x224x224"
+        example = "x".join(str(_guess(spec, place)) for place in range(len(spec.shape))) or "1x3x224x224"
         raise UsageError(
             f"--model: {name} leaves sizes open ({shown}); type them, for example --input {spec.name}={example}"
         )
@@ -187,6 +188,14 @@ def _one(name: str, spec: OpenSpec, part: Typed | None, shown: str) -> TensorSpe
             f"--model: {spec.name} of {name} is {dtype}; inputs can be made of {', '.join(DTYPES)}"
         )
     return TensorSpec(spec.name, shape, dtype)
+
+
+def _guess(spec: OpenSpec, place: int) -> int:
+    """A size to type where the file leaves it open: one call of one image of 224 pixels, if it is images."""
+    size = spec.shape[place]
+    if size is not None:
+        return size
+    return 224 if len(spec.shape) == 4 and place else 1
 
 
 def _bounded(inputs: Sequence[TensorSpec]) -> None:

@@ -132,7 +132,8 @@ class CellBench:
         pairs = 2 / self.width
         start = pairs * (known.load_seconds + known.first_seconds + known.warm_calls * known.call_seconds)
         start += known.import_seconds * (1.0 if forked else pairs)
-        measuring = max(MEASURING_SHARE * start, 2 * FEWEST_ROUNDS * _block_seconds(known.call_seconds))
+        block = (_calls(known.call_seconds) + _discarded(known.call_seconds)) * known.call_seconds
+        measuring = max(MEASURING_SHARE * start, 2 * FEWEST_ROUNDS * block)
         return (start + measuring) / 3
 
     def build_seconds(self, backend: str) -> float:
@@ -232,10 +233,13 @@ class CellBench:
             if cell.key not in self.performers:
                 self.performers[cell.key] = self._performer(cell)
         found: dict[str, float | str] = {}
+        chance = random.Random(f"{self.shop.request.seed}/tuning/{self.cell.key}/{number}")
+        order = [self.cell.key, *cells]
+        chance.shuffle(order)
         started = self.clock()
         try:
             speeds: dict[str, float] = {}
-            for key, speed in self.stage.start([self.cell.key, *cells], number).items():
+            for key, speed in self.stage.start(order, number).items():
                 if not isinstance(speed, Failure):
                     speeds[key] = speed
                 elif key == self.cell.key:
@@ -245,7 +249,7 @@ class CellBench:
             if self.cell.threads == 1 and len(self.cpus) > 1:
                 self.stage.bind({self.cpus[number % len(self.cpus)]})
             starting = self.clock() - started
-            logs, failed = self._rounds(speeds, number, starting)
+            logs, failed = self._rounds(speeds, chance, starting)
         finally:
             self.stage.stop()
         found.update({cells[key]: median(values) for key, values in logs.items() if key not in failed})
@@ -253,12 +257,13 @@ class CellBench:
         return found
 
     def _rounds(
-        self, speeds: dict[str, float], number: int, starting: float
+        self, speeds: dict[str, float], chance: random.Random, starting: float
     ) -> tuple[dict[str, list[float]], dict[str, str]]:
         """Rounds of one block each. The rounds' ln(time / default's), and what failed."""
-        length = sum(_block_seconds(speed) for speed in speeds.values())
+        # The same number of calls for all, or a block's median would mean different things.
+        calls, discarded = _calls(speeds[self.cell.key]), _discarded(speeds[self.cell.key])
+        length = sum((calls + discarded) * speed for speed in speeds.values())
         rounds = min(MOST_ROUNDS, max(FEWEST_ROUNDS, int(MEASURING_SHARE * starting / length)))
-        chance = random.Random(f"{self.shop.request.seed}/tuning/{self.cell.key}/{number}")
         logs: dict[str, list[float]] = {key: [] for key in speeds if key != self.cell.key}
         failed: dict[str, str] = {}
         for _ in range(rounds):
@@ -268,7 +273,7 @@ class CellBench:
             chance.shuffle(order)
             times: dict[str, float] = {}
             for key in order:
-                turned = self.stage.turn(key, _discarded(speeds[key]), _calls(speeds[key]))
+                turned = self.stage.turn(key, discarded, calls)
                 if not isinstance(turned, Failure):
                     times[key] = median(turned.samples_ns)
                 elif key == self.cell.key:
@@ -301,10 +306,6 @@ def _calls(call_seconds: float) -> int:
 
 def _discarded(call_seconds: float) -> int:
     return min(20, max(1, math.ceil(DISCARD_SECONDS / call_seconds)))
-
-
-def _block_seconds(call_seconds: float) -> float:
-    return (_calls(call_seconds) + _discarded(call_seconds)) * call_seconds + 0.003
 
 
 def _reason(failure: Failure) -> str:

@@ -72,7 +72,8 @@ def section(summary: Summary) -> Iterator[str]:
     elif reduced:
         yield "No reduced cell is slower than its runtime's fp32 beyond its interval."
     apart = [row.told for row in slower]
-    yield from _left_behind(summary, [found for found in told if found not in apart])
+    rest = [found for found in told if found not in apart]
+    yield from _left_behind(summary, rest, others=bool(apart))
     yield from _profiles(summary, told)
 
 
@@ -141,7 +142,7 @@ def _merged(told: Sequence[_Told]) -> list[_Reason]:
     """Reasons of cells of one backend, those of most cells first; texts that differ in numbers only become one."""
     alike: dict[str, dict[str, list[Cell]]] = {}
     for cell, explained in told:
-        for reason in dict.fromkeys(map(plain, explained.reasons)):
+        for reason in dict.fromkeys(plain(reason).rstrip(".") for reason in explained.reasons):
             alike.setdefault(_NUMBER.sub("\0", reason), {}).setdefault(reason, []).append(cell)
     found = [_Reason(_ranged(template, list(exactly)), exactly) for template, exactly in alike.items()]
     return sorted(found, key=lambda reason: -len(reason.cells))
@@ -190,23 +191,27 @@ def _by_network(summary: Summary, rows: Sequence[_Reduced]) -> str:
 
 
 def _sentence(text: str) -> str:
-    return f"{inline(text).rstrip('.')}."
+    return f"{inline(text)}."
 
 
-def _left_behind(summary: Summary, told: Sequence[_Told]) -> Iterator[str]:
-    """Reasons of the cells that are not slower: a line a backend and reason."""
+def _left_behind(summary: Summary, told: Sequence[_Told], *, others: bool) -> Iterator[str]:
+    """Reasons of the cells that are not slower: a line a backend, with cells where a reason is not of all of them."""
     lines = []
-    by_backend = _by_backend(told)
-    for backend, found in by_backend.items():
+    for backend, found in _by_backend(told).items():
         everything = [cell for cell, _ in found]
-        for reason in _merged(found):
-            cells = inline(summary.names.many(reason.cells, everything))
-            lines.append(f"- {code(backend)} ({cells}): {_sentence(reason.text)}")
+        sentences = [
+            _sentence(reason.text)
+            if len(reason.cells) == len(found)
+            else f"On {inline(summary.names.many(reason.cells, everything))}: {_sentence(reason.text)}"
+            for reason in _merged(found)
+        ]
+        if sentences:
+            lines.append(f"- {code(backend)}: {' '.join(sentences)}")
     if not lines:
         return
-    yield "### What else was left in fp32, converted, or not delegated"
+    yield f"### What the runtimes say of {'the other' if others else 'their'} cells"
     text = "\n".join(lines)
-    yield folded(units.counted(len(lines), "finding"), text) if len(lines) > OPEN else text
+    yield folded(units.counted(len(lines), "backend"), text) if len(lines) > OPEN else text
 
 
 def _by_backend(told: Sequence[_Told]) -> dict[str, list[_Told]]:

@@ -47,7 +47,7 @@ def report_text(summary: Summary, pictures: Sequence[Picture] = ()) -> str:
         _opening(summary),
         _results(summary),
         _titled("## Tuned forms", tuned.section(summary)),
-        _titled("## Why some are slower", explanation.section(summary)),
+        _titled("## Why, by the runtimes' own account", explanation.section(summary)),
         _references(summary),
         _networks(summary),
         _charts(pictures, timed=bool(summary.measured)),

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 VARIANT, RESOLUTION, CLASSES = "v3-small@0.35", 64, 16
 SHAPE = ["--resolution", str(RESOLUTION), "--num-classes", str(CLASSES)]
-SLOW = ("aot-inductor", "executorch-int8")
+SLOW = ("aot-inductor", "executorch-int8", "litert-int8", "openvino-int8")
 LABELS = [f"class {number} – Ω" for number in range(CLASSES)]
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -140,9 +140,10 @@ def given(tmp_path_factory: pytest.TempPathFactory, network: nn.Module) -> Path:
 
 
 def eager(network: nn.Module, given: Path) -> np.ndarray:
-    pixels = torch.from_numpy(np.load(given / "photograph.npy")).permute(2, 0, 1)[None] / 255
+    pixels = np.load(given / "photograph.npy") / 255
+    normalised = ((pixels - MEAN) / STD).transpose(2, 0, 1)[None].astype(np.float32)
     with torch.inference_mode():
-        return network(((pixels - MEAN[:, None, None]) / STD[:, None, None]).float()).numpy()
+        return network(torch.from_numpy(normalised)).numpy()
 
 
 def export(*arguments: object, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -462,8 +463,8 @@ class TestRequests:
             "    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"
             "                         nn.Linear(8, 5))\n"
         )
-        asked = ["export", "--model", "export_net:tiny", "--resolution", "32", "--to", "pt2"]
-        assert invoke([*asked, "--output", "o"]) == ExitCode.DONE, capsys.readouterr().err
+        asked = ["export", "--model", "export_net:tiny", "--resolution", "32", "--to", "pt2", "--output", "o"]
+        assert invoke(asked) == ExitCode.DONE, capsys.readouterr().err
         found = read(tmp_path / "o")
         entry = found["files"][0]
         assert entry["file"]["name"] == "export_net-tiny.pt2"
@@ -471,9 +472,6 @@ class TestRequests:
         assert entry["inputs"][0]["layout"] == "NCHW"
         assert entry["outputs"][0]["shape"] == [1, 5]
         assert entry["fidelity"]["snr_db"] > 100
-        assert invoke([*asked, "--output", "p", "--normalization", "half"]) == ExitCode.DONE
-        image = read(tmp_path / "p")["files"][0]["inputs"][0]["image"]
-        assert (image["mean"], image["std"], image["value_range"]) == ([0.5] * 3, [0.5] * 3, [-1, 1])
 
     def test_an_interrupted_export_leaves_nothing(self, tmp_path: Path, environment: dict[str, str]) -> None:
         process = subprocess.Popen(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,6 +21,8 @@ from mnv3_reports.journal import assemble, read_journal
 from mnv3_reports.record import TensorSpec
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mnv3_reports.record import Run
 
 NATIVE = {
@@ -110,7 +111,7 @@ def test_every_suffix_is_measured_by_its_own_runtime_and_by_others(files: Path) 
         files,
         *models,
         *("--backends", ",".join(dict.fromkeys(NATIVE.values()))),
-        *("--quick", "--time-budget", "8s", "--output", "run"),
+        *("--input", "1x3x32x32", "--quick", "--time-budget", "8s", "--output", "run"),
     )
     assert done.returncode == 0, done.stderr
     run = run_of(files / "run")

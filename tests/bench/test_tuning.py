@@ -385,6 +385,7 @@ class FakeStage:
         self.alive: list[str] = []
         self.starts: list[list[str]] = []
         self.turns: list[str] = []
+        self.calls: set[tuple[int, int]] = set()
         self.bound: list[set[int]] = []
         self.refuses: dict[str, Failure] = {}
         self.dies_at: dict[str, int] = {}
@@ -410,6 +411,7 @@ class FakeStage:
                 key, "measure", "no answer within 12 s; killed (raise --timeout if it needs longer)"
             )
         self.turns.append(backend)
+        self.calls.add((discard, calls))
         # 1 % slower every second: with the default always first, everything else would look slower.
         seconds = self.speeds[backend] * (1 + self.time / 100)
         self.time += (discard + calls) * self.speeds[backend]
@@ -481,6 +483,8 @@ def test_ratios_are_formed_within_shuffled_rounds(tmp_path: Path, known_backends
     mean = {name: sum(float(value[name]) for value in values) / len(values) for name in (QUICK, IDLE)}
     assert mean == pytest.approx({QUICK: math.log(0.8), IDLE: math.log(1.2)}, abs=0.002)
     assert all(set(started) == {"fake-switched", QUICK, IDLE} for started in stage.starts)
+    assert len({tuple(started) for started in stage.starts}) > 1
+    assert stage.calls == {(1, 5)}
     orders = {tuple(stage.turns[first : first + 3]) for first in range(0, len(stage.turns), 3)}
     assert len(orders) > 4
     assert all(len(set(order)) == 3 for order in orders)
@@ -515,7 +519,7 @@ def test_the_default_is_in_every_group_where_memory_is_short(tmp_path: Path, kno
     bench = make_bench(tmp_path, stage, memory=2 * 10**8)
     bench.prepare([QUICK, IDLE], 10)
     assert set(bench.epoch([QUICK, IDLE], 0)) == {QUICK, IDLE}
-    assert stage.starts == [["fake-switched", QUICK], ["fake-switched", IDLE]]
+    assert [set(started) for started in stage.starts] == [{"fake-switched", QUICK}, {"fake-switched", IDLE}]
 
 
 def test_workers_that_fail_are_told_apart_from_the_default_s(tmp_path: Path, known_backends: None) -> None:

@@ -43,12 +43,12 @@ _loaded: weakref.WeakSet[Program] = weakref.WeakSet()
 class Program:
     """A loaded program and the one method of it that is run."""
 
-    def __init__(self, file: Path, threads: int, *, traced: bool = False) -> None:
+    def __init__(self, file: Path, threads: int | None, *, traced: bool = False) -> None:
         """Load a program for a number of threads.
 
         Args:
             file: the program.
-            threads: threads of its pool, the calling one included.
+            threads: of the process's pool, the calling one included; None for as many as it has.
             traced: whether it notes how long each operator took.
 
         Raises:
@@ -56,7 +56,8 @@ class Program:
                 process with another number of threads.
         """
         require_program(file)
-        use_threads(threads)
+        if threads is not None:
+            use_threads(threads)
         from executorch.extension.pybindings import _C
 
         with runtime_log() as log:

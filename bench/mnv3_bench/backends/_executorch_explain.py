@@ -27,6 +27,8 @@ CALLS = 20
 _AROUND = ("Method::execute", "DELEGATE_CALL", "OPERATOR_CALL")
 """Events that others lie within."""
 _KERNEL = "native_call_"
+_TABLE = "Invalid Unary Op"
+"""XNNPACK's name for a function of 8-bit integers that it looks up in a table: one for each int8 hard swish."""
 _WORTH_SAYING = 0.01
 """Of the time."""
 
@@ -61,7 +63,10 @@ def explain(directory: Path, threads: int, calls: Sequence[Arrays]) -> Explanati
         counts[name] += 1
     operators = tuple(
         OperatorCost(
-            name=name.removeprefix(_KERNEL), count=counts[name], seconds=cost, precision=precision(name)
+            name=f"{name} (look-up table)" if name == _TABLE else name.removeprefix(_KERNEL),
+            count=counts[name],
+            seconds=cost,
+            precision=precision(name),
         )
         for name, cost in sorted(seconds.items(), key=lambda item: -item[1])
     )
@@ -74,7 +79,7 @@ def explain(directory: Path, threads: int, calls: Sequence[Arrays]) -> Explanati
 def precision(name: str) -> str | None:
     """What an operator of XNNPACK computes in, as its name tells: 'Fully Connected (NC, QS8, QC8W) GEMM'."""
     kinds = re.findall(r"\b(?:Q\w*8\w*|F32|F16)\b", name)
-    if any(kind.startswith("Q") for kind in kinds):
+    if name == _TABLE or any(kind.startswith("Q") for kind in kinds):
         return "int8"
     return {"F32": "fp32", "F16": "fp16"}[kinds[0]] if kinds else None
 

@@ -36,7 +36,7 @@ def signature(file: Path) -> Signature:
         BackendError: it is no program, is cut short, needs a kernel or delegate this runtime has not, or takes
             something that is no tensor.
     """
-    loaded = _executorch.Program(file, 1)
+    loaded = _executorch.Program(file, None)
     name = loaded.name
     loaded.close()
     plan = _plan(file, name)

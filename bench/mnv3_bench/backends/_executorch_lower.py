@@ -54,7 +54,7 @@ def write(program: torch.export.ExportedProgram, directory: Path) -> Facts:
         What was delegated, and what computes in int8 and in fp32.
 
     Raises:
-        BackendError: ExecuTorch cannot lower it.
+        BackendError: ExecuTorch cannot lower it, or has no kernel for something in it.
     """
     with quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -68,6 +68,8 @@ def write(program: torch.export.ExportedProgram, directory: Path) -> Facts:
             raise BackendError(f"ExecuTorch cannot lower the network: {_line(error)}") from error
     path = directory / _executorch.PROGRAM
     path.write_bytes(buffer)
+    # Lowering asks for kernels that the runtime may not have; loading is what finds out.
+    _executorch.Program(path, None).close()
     return {**_executorch_file.contents(path), **coverage}
 
 
@@ -144,9 +146,7 @@ def _sources(node: Any) -> list[Any]:
 
 def _users(node: Any) -> list[Any]:
     """Nodes that take its result."""
-    return [
-        each for user in node.users for each in (_users(user) if operator(user) in _REMOVED else [user])
-    ]
+    return [each for user in node.users for each in (_users(user) if operator(user) in _REMOVED else [user])]
 
 
 def _line(error: Exception) -> str:

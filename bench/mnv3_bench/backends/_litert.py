@@ -1,7 +1,7 @@
 """What the LiteRT backends share: conversion, what a .tflite file says of itself, and the session.
 
 The runtime is `ai_edge_litert.interpreter.Interpreter`, whose default delegate is XNNPACK. LiteRT's documentation
-recommends the newer CompiledModel API (https://ai.google.dev/edge/litert/inference), for its GPUs and NPUs: on the CPU
+recommends the newer CompiledModel API (https://ai.google.dev/edge/litert/next/python), for GPUs and NPUs: on the CPU
 both run the same kernels. Measured with ai-edge-litert 2.3 on V3-Small, taking turns within one process, copying input
 and output included: CompiledModel / Interpreter 0.99 to 1.02 at 1 and 2 threads. Of the two the Interpreter is the
 plainer program: it needs 62 MB at its peak instead of 69, looks for no GPU and NPU libraries when it starts, takes
@@ -38,8 +38,9 @@ PREPARE_MODULES = ("torch", "litert_torch")
 DISTRIBUTIONS = ("torch", "litert-torch", "litert-converter", "ai-edge-litert")
 SOURCES = (
     "https://github.com/google-ai-edge/LiteRT/blob/main/tflite/delegates/xnnpack/README.md",
-    "https://ai.google.dev/edge/litert/conversion/pytorch/overview",
-    "https://ai.google.dev/edge/litert/inference",
+    "https://github.com/google-ai-edge/litert-torch",
+    "https://ai.google.dev/edge/litert/models/convert_pytorch",
+    "https://ai.google.dev/edge/litert/next/python",
 )
 LAYOUT = Switch(
     "layout",
@@ -183,6 +184,11 @@ def _reason(path: Path, message: str) -> str:
         return (
             f"{path.name} needs the operator {name}, which this LiteRT has no kernel for; "
             "update ai-edge-litert, or convert the network without that operator"
+        )
+    if "Select TensorFlow op" in message:
+        return (
+            f"{path.name} needs TensorFlow's own operators, which LiteRT's Python package has not; "
+            "convert the network with LiteRT's built-in operators only"
         )
     if "not a valid Flatbuffer" in message or "failed to verify" in message:
         return f"{path.name} is cut short or damaged: LiteRT's check of the flatbuffer fails; copy or convert it again"

@@ -142,7 +142,5 @@ def _conversions(found: dict[int, Operator], costs: list[Cost]) -> Iterator[str]
         ]
         folded = sum(cost.count for cost in costs if cost.tag == FOLDED)
         note = f" XNNPACK makes a table of {folded} of them ('{FOLDED}' in its profile)." if folded else ""
-        yield (
-            f"{into} QUANTIZE and {out} DEQUANTIZE lead into int8 and out of it, at the network's ends and around "
-            f"what is computed in fp32 ({_litert.counted(exact)}).{note}"
-        )
+        around = f" and around what is computed in fp32 ({_litert.counted(exact)})" if exact else ""
+        yield f"{into} QUANTIZE and {out} DEQUANTIZE lead into int8 and out of it, at the network's ends{around}.{note}"

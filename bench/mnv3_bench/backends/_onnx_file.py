@@ -150,7 +150,7 @@ def inputs(model: Any) -> list[Any]:
 
 
 def write_fixed(file: Path, given: Sequence[TensorSpec], target: Path) -> None:
-    """Write a copy whose inputs have these shapes and no others, with its external data beside it.
+    """Write a copy whose inputs have these shapes and no others, in one file where that is not too large.
 
     Raises:
         BackendError: it cannot be read, or has other inputs.
@@ -159,15 +159,12 @@ def write_fixed(file: Path, given: Sequence[TensorSpec], target: Path) -> None:
     from onnx.external_data_helper import load_external_data_for_model
 
     model = read(file)
-    external = bool(external_tensors(model))
     fix_sizes(model, given, file.name)
-    if external:
-        load_external_data_for_model(model, str(file.parent))
+    load_external_data_for_model(model, str(file.parent))
+    weights = sum(len(tensor.raw_data) for graph in _graphs(model.graph) for tensor in graph.initializer)
+    large = weights > 0.9 * LARGEST_FILE
     onnx.save(
-        model,
-        str(target),
-        save_as_external_data=external,
-        location=f"{target.name}.data" if external else None,
+        model, str(target), save_as_external_data=large, location=f"{target.name}.data" if large else None
     )
 
 

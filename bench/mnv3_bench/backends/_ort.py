@@ -101,12 +101,12 @@ def open_model(file: Path, session_options: Any, chosen: list[Any]) -> Any:
     try:
         return onnxruntime.InferenceSession(str(file), session_options, providers=chosen)
     except Exception as error:  # its exceptions share no other base class
-        raise BackendError(f"ONNX Runtime cannot load {file.name}: {_said(error)}") from error
+        raise BackendError(f"ONNX Runtime cannot load {file.name}: {_said(error, file)}") from error
 
 
-def _said(error: Exception) -> str:
-    """What an exception of ONNX Runtime says, without its code and the place in its own source."""
-    text = " ".join(str(error).split())
+def _said(error: Exception, file: Path) -> str:
+    """What an exception of ONNX Runtime says, without its code, folders, and the place in its own source."""
+    text = " ".join(str(error).split()).replace(str(file), file.name)
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/\S+\.(cc|h):\d+ .*\) (?=[A-Z])", "", text)[:300]
 
 

@@ -25,8 +25,10 @@ class ExecuTorchInt8(Backend):
     them (https://docs.pytorch.org/executorch/stable/backends/xnnpack/xnnpack-quantization.html).
 
     `recipe=static` calibrates the activations' ranges on the given inputs. `recipe=dynamic` finds them at every call,
-    for convolutions and linear layers only; in ExecuTorch 1.5 its quantizer leaves out a convolution that directly
-    follows another such one, so of V3-Small's 54 layers with weights it takes 32.
+    for convolutions and linear layers only, and ExecuTorch 1.5's quantizer leaves out depthwise convolutions and those
+    followed by a ReLU: of V3-Small's 54 layers with weights it takes 32. Seen on V3-Small with seeded weights, 64
+    images for calibration and 32 for the ratio of signal to noise: 17.8 dB static, 22.3 dB dynamic; 0.75 and 0.77 of
+    fp32's time on one thread of a busy machine with AVX-512 VNNI, taking turns.
     """
 
     info = BackendInfo(
@@ -97,7 +99,8 @@ def _quantize(
         quantizer = XNNPACKQuantizer()
         quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic))
         observed = prepare_pt2e(exported.module(), quantizer)
-        for inputs in () if dynamic else preparation.calibration:
+        # Even with ranges found at run time one call is needed: observers of the weights look at them when called.
+        for inputs in [preparation.example] if dynamic else preparation.calibration:
             observed(*_torch.tensors(inputs))
         converted: torch.fx.GraphModule = convert_pt2e(observed)
     return converted

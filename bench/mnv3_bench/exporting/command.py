@@ -102,20 +102,20 @@ def export(asked: ExportAsked) -> Exported:
     if labels is not None and not (parse_variant(variant).is_own or variant in plan.request.models):
         _require_fitting(labels, plan.request.num_classes)
     display = Display()
-    for note in plan.notes:
-        display.say(f"note: {note}")
     with (
         terminations_interrupt(),
         tempfile.TemporaryDirectory(prefix="mnv3-export-") as scratch,
         folder.whole(directory) as building,
     ):
+        for note in (*plan.notes, *_warnings(asked, plan)):
+            display.say(f"note: {note}")
         launcher = Launcher(Path(scratch) / "logs", memory_limit=plan.limits.memory_bytes)
         try:
             outcome = making.make(plan, targets, launcher, Path(scratch), display)
         finally:
             launcher.kill_all()
         lacks += outcome.lacks
-        manifest = _write(building, asked, plan, outcome, lacks, labels) if outcome.made else None
+        manifest = _write(building, asked, plan, outcome, lacks, labels, display) if outcome.made else None
     return Exported(directory, manifest, tuple(lacks))
 
 
@@ -126,6 +126,7 @@ def _write(
     outcome: Outcome,
     lacks: list[Lack],
     labels: tuple[Path, int] | None,
+    display: Display,
 ) -> Manifest | None:
     """Fill the folder; files that turn out to be unfit join the lacks. None, and nothing written, when all did."""
     facts, compared = outcome.variant, outcome.compared
@@ -146,6 +147,16 @@ def _write(
     )
     if labels is not None:
         _require_fitting(labels, given.outputs[0].shape[-1])
+    if given.image is not None and given.image.mean != preprocessing.NORMALIZATIONS["imagenet"].mean:
+        lows, highs = given.image.value_range
+        quantized = [
+            m.target.name for m in outcome.made if get_backend(m.target.backend).info.precision == "int8"
+        ]
+        if quantized:
+            display.say(
+                f"note: {', '.join(quantized)}: calibrated on images normalised as ImageNet's, but this network takes "
+                f"values from {lows:g} to {highs:g}; measure its accuracy"
+            )
     stem, entries = _stem(cell.variant), []
     for made in outcome.made:
         try:
@@ -179,6 +190,14 @@ def _write(
     )
     (building / MANIFEST).write_bytes(encode(manifest))
     return manifest
+
+
+def _warnings(asked: ExportAsked, plan: Plan) -> list[str]:
+    """What may come as a surprise when the files are used."""
+    variant = parse_variant(plan.request.variants[0])
+    if asked.weights is None and not (variant.is_own or variant.is_file):
+        return ["without --weights the files hold seeded weights, which recognise nothing"]
+    return []
 
 
 def _named(stem: str, made: Made) -> list[tuple[Path, str]]:

@@ -61,7 +61,7 @@ def calls_in(pool: Path) -> int:
 
 
 def stated(made: Made) -> Signature | None:
-    """What the file says of itself, read by its own runtime in a process of its own; None where it has no names.
+    """What the file says of itself, read by its own runtime in a process of its own; None where it says too little.
 
     Raises:
         WorkerError: the runtime cannot tell.
@@ -89,9 +89,12 @@ def describe(made: Made, says: Signature | None, given: Given, parts: Sequence[P
         inputs = tuple(_input(None, spec.shape, spec.dtype, given.image) for spec in made.inputs)
         outputs = given.outputs
     else:
-        inputs = tuple(_input(spec.name, spec.shape, spec.dtype, given.image) for spec in says.inputs)
+        inputs = tuple(
+            _input(spec.name if target.named else None, spec.shape, spec.dtype, given.image)
+            for spec in says.inputs
+        )
         outputs = tuple(
-            Output(spec.name, spec.shape, spec.dtype, plain.meaning)
+            Output(spec.name if target.named else None, spec.shape, spec.dtype, plain.meaning)
             for spec, plain in zip(says.outputs, given.outputs, strict=True)
         )
     name, _, version = made.runtime.partition(" ")

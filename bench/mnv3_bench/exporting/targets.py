@@ -27,7 +27,9 @@ class Target:
     ending: str
     """Of the exported file's name, after the network's."""
     native: Format | None = None
-    """The format whose own runtime tells what the file takes; None where inputs have no names and go by position."""
+    """The format whose own runtime tells what the file takes; None where the file does not hold shapes."""
+    named: bool = True
+    """Whether inputs and outputs are called by their names; otherwise they go by position alone."""
     run: str
     """Python that computes `y` from the numpy array `x` in the files' folder, by the runtime's own call alone: a
     template for `describing.call`."""
@@ -117,6 +119,7 @@ TARGETS: tuple[Target, ...] = (
         artifact=".pte",
         ending=".pte",
         native="pte",
+        named=False,
         run=_EXECUTORCH_CALL,
         portable=_PTE,
     ),
@@ -126,13 +129,14 @@ TARGETS: tuple[Target, ...] = (
         artifact=".pte",
         ending="-int8.pte",
         native="pte",
+        named=False,
         run=_EXECUTORCH_CALL,
         portable=_PTE,
     ),
     Target(
         name="torchscript",
         backend="torchscript",
-        artifact=".ts",
+        artifact="",
         ending=".ts.pt",
         run="import torch; y = torch.jit.load({file})({tensors}).detach().numpy()",
         portable="PyTorch of this version or a newer one, from Python or C++; TorchScript is deprecated",

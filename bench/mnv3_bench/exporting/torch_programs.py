@@ -1,5 +1,6 @@
-"""Files of PyTorch's that are deployed and that no backend is measured from: an ExportedProgram, and AOTInductor's
-package, whose library the backend measures without the archive around it.
+"""Files of PyTorch's that are not a backend's artifact as it is: an ExportedProgram, which no backend is measured from;
+TorchScript without the paths of this machine's source files; and AOTInductor's package, whose library the backend
+measures without the archive around it.
 
 Each is made in one process and checked in another, both started here:
 
@@ -106,6 +107,19 @@ def _make_exported_program(artifact: Path, file: Path) -> dict[str, Scalar]:
     return {"operators": sum(node.op == "call_function" for node in program.graph.nodes)}
 
 
+def _make_script(artifact: Path, file: Path) -> dict[str, Scalar]:
+    import zipfile
+
+    from mnv3_bench.backends.torchscript import SCRIPT
+
+    with zipfile.ZipFile(artifact / SCRIPT) as traced, zipfile.ZipFile(file, "w") as written:
+        for member in traced.infolist():
+            # Where in which source file each operator came from; only error messages are made of it.
+            if not member.filename.endswith(".debug_pkl"):
+                written.writestr(member.filename, traced.read(member))
+    return {}
+
+
 def _make_package(artifact: Path, file: Path) -> dict[str, Scalar]:
     from torch._inductor.codecache import get_device_information
     from torch.export.pt2_archive._package import package_pt2
@@ -128,6 +142,13 @@ def _load_exported_program(file: str) -> Callable[..., Any]:
     return network
 
 
+def _load_script(file: str) -> Callable[..., Any]:
+    import torch
+
+    network: Callable[..., Any] = torch.jit.load(file)  # type: ignore[no-untyped-call]
+    return network
+
+
 def _load_package(file: str) -> Callable[..., Any]:
     import torch._inductor
 
@@ -136,10 +157,12 @@ def _load_package(file: str) -> Callable[..., Any]:
 
 _MAKERS: dict[str, Callable[[Path, Path], dict[str, Scalar]]] = {
     "pt2": _make_exported_program,
+    "torchscript": _make_script,
     "aot-inductor": _make_package,
 }
 _LOADERS: dict[str, Callable[[str], Callable[..., Any]]] = {
     "pt2": _load_exported_program,
+    "torchscript": _load_script,
     "aot-inductor": _load_package,
 }
 

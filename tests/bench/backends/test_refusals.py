@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from mnv3_bench.backends import BACKENDS, get_backend
+from mnv3_bench.backends import BACKENDS, get_backend, missing
 from mnv3_bench.backends._artifact import About
 from mnv3_bench.backends._torch import TorchSession, fold_batch_norm, torch_device
 from mnv3_bench.backends.base import BackendError, Preparation
@@ -38,7 +38,7 @@ def preparation(directory: Path, device: str = "cpu") -> Preparation:
 
 
 def test_the_backends_for_cuda_are_these() -> None:
-    assert ON_CUDA == ["eager", "torchscript", "compile", "onnxruntime"]
+    assert ON_CUDA == ["eager", "torchscript", "compile", "onnxruntime", "onnxruntime-fp16"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what the test does without")
@@ -69,7 +69,7 @@ def test_a_folder_that_holds_no_artifact(name: str, tmp_path: Path) -> None:
         get_backend(name).load(tmp_path, 1, "cpu")
 
 
-@pytest.mark.parametrize("name", ["eager", "torchscript", "onnxruntime", "quantized-dynamic"])
+@pytest.mark.parametrize("name", ["eager", "eager-bf16", "torchscript", "onnxruntime", "quantized-dynamic"])
 def test_an_artifact_cut_short(name: str, tmp_path: Path) -> None:
     backend = get_backend(name)
     backend.prepare(preparation(tmp_path))
@@ -118,3 +118,29 @@ def test_a_network_that_cannot_be_traced() -> None:
 
     with pytest.raises(BackendError, match="BatchNorm cannot be folded"):
         fold_batch_norm(Branching())
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_what_can_be_chosen_is_complete(name: str) -> None:
+    """Switches have a choice, and what a backend is held against exists, computes in fp32 and is of the same runtime."""
+    info = get_backend(name).info
+    assert all(len(switch.values) > 1 and switch.help for switch in info.switches)
+    assert len({switch.name for switch in info.switches}) == len(info.switches)
+    assert all(source.startswith("https://") for source in info.sources)
+    if info.exact is not None:
+        exact = get_backend(info.exact).info
+        assert exact.precision == "fp32"
+        assert set(exact.runtime_modules) & set(info.runtime_modules)
+
+
+@pytest.mark.parametrize("name", [name for name in BACKENDS if get_backend(name).info.native])
+def test_a_file_of_its_own_format_that_is_none(name: str, tmp_path: Path) -> None:
+    backend = get_backend(name)
+    lacking = missing(backend.info)
+    if lacking is not None:
+        pytest.skip(f"{lacking[0]}; {lacking[1]}")
+    file = tmp_path / "noise.bin"
+    file.write_bytes(bytes(range(256)) * 64)
+    with pytest.raises(BackendError, match="noise") as caught:
+        backend.inspect(file)
+    assert "\n" not in str(caught.value)
