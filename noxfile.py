@@ -34,7 +34,8 @@ def bare(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     session.install("-q", *PINNED, ".[dev]")
-    session.run("pytest", *session.posargs)
+    # Two at a time, whatever the machine: a test may itself use two threads, and be about them.
+    session.run("pytest", "-n", "2", "--dist", "loadscope", *session.posargs)
 
 
 @nox.session
