@@ -20,7 +20,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    session.install("-q", *PINNED, ".[dev]")
+    session.install("-q", *PINNED, ".[types]")
     session.run("mypy", *session.posargs)
 
 

@@ -18,7 +18,15 @@ from packaging.requirements import Requirement
 if TYPE_CHECKING:
     from mnv3_bench.backends.base import Backend, BackendInfo
 
-__all__ = ["BACKENDS", "ENTRY_POINT_GROUP", "UnknownBackendError", "backend_names", "get_backend", "missing", "native_backend"]
+__all__ = [
+    "BACKENDS",
+    "ENTRY_POINT_GROUP",
+    "UnknownBackendError",
+    "backend_names",
+    "get_backend",
+    "missing",
+    "native_backend",
+]
 
 ENTRY_POINT_GROUP = "mnv3_bench.backends"
 

@@ -121,7 +121,7 @@ class Preparation:
     """Canonical variant name; `mnv3_models.build(variant, num_classes=...)` builds a 'module' again."""
     num_classes: int
     network: torch.nn.Module | None
-    """In eval mode; None for a file that PyTorch does not read. Of a .pt2 file its module, of TorchScript the script."""
+    """In eval mode; None for a file that PyTorch does not read. Of .pt2 its module, of TorchScript the script."""
     inputs: tuple[TensorSpec, ...]
     example: Arrays
     """One call's inputs: for a variant one batch x 3 x resolution x resolution, image-like."""

@@ -92,9 +92,10 @@ def export(asked: ExportAsked) -> Exported:
     folder.require_new(directory)
     preprocessing.require(asked.normalization)
     labels = _read_labels(asked.labels) if asked.labels is not None else None
-    selected, lacks = select(asked.to)
-    targets, unfit = _fitting(asked.model, selected)
-    lacks += unfit
+    selected = select(asked.to)
+    targets, unfit = _fitting(asked.model, selected.targets)
+    # Of 'all' what there is will do, as long as it is something.
+    lacks = [*selected.lacks, *unfit] if selected.by_name or not targets else []
     if not targets:
         return Exported(directory, None, tuple(lacks))
     plan = _plan(asked, targets)

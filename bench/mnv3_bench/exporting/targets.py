@@ -171,10 +171,19 @@ class Lack:
     """Last lines of what the process printed that failed."""
 
 
-def select(asked: str | None) -> tuple[list[Target], list[Lack]]:
-    """The targets of a list such as 'onnx,litert-int8' or 'all', and why others of the list cannot be made here.
+@dataclass(frozen=True)
+class Selected:
+    """What a list of targets comes to on this machine."""
 
-    Those that 'all' leaves out because they are not installed are not lacking: nobody asked for them by name.
+    targets: tuple[Target, ...]
+    """Those whose runtime is installed."""
+    lacks: tuple[Lack, ...]
+    by_name: bool
+    """Whether each was asked for by its name, and not all that there are."""
+
+
+def select(asked: str | None) -> Selected:
+    """The targets of a list such as 'onnx,litert-int8' or 'all'.
 
     Raises:
         UsageError: the list is empty or names something that is no target.
@@ -185,9 +194,9 @@ def select(asked: str | None) -> tuple[list[Target], list[Lack]]:
         raise UsageError(
             f"--to names nothing; type for example --to onnx,litert-int8 (of {', '.join(known)})"
         )
-    everything = names == ["all"]
+    by_name = names != ["all"]
     found, lacks = [], []
-    for name in dict.fromkeys(known if everything else names):
+    for name in dict.fromkeys(names if by_name else known):
         if name not in known:
             raise UsageError(f"--to: '{name}' is nothing to export to; {_hint(name, list(known))}")
         backend = get_backend(known[name].backend)
@@ -199,7 +208,7 @@ def select(asked: str | None) -> tuple[list[Target], list[Lack]]:
             lacks.append(Lack(name, unable))
         else:
             found.append(known[name])
-    return found, [] if everything and found else lacks
+    return Selected(tuple(found), tuple(lacks), by_name)
 
 
 def _hint(name: str, known: Sequence[str]) -> str:

@@ -122,7 +122,7 @@ def test_a_network_that_cannot_be_traced() -> None:
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_what_can_be_chosen_is_complete(name: str) -> None:
-    """Switches have a choice, and what a backend is held against exists, computes in fp32 and is of the same runtime."""
+    """Switches have a choice; what a backend is held against exists, computes in fp32, and is of the same runtime."""
     info = get_backend(name).info
     assert all(len(switch.values) > 1 and switch.help for switch in info.switches)
     assert len({switch.name for switch in info.switches}) == len(info.switches)
