@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mnv3_reports import units
 from mnv3_reports.cell_words import describe
-from mnv3_reports.escaping import code
-from mnv3_reports.escaping import plain as plain  # the gate's orchestration takes it from here too
+from mnv3_reports.escaping import code, plain
 from mnv3_reports.record import Cell
 from mnv3_reports.verdict import CellVerdict, Verdict
 

@@ -473,6 +473,59 @@ class TestRequests:
         assert entry["outputs"][0]["shape"] == [1, 5]
         assert entry["fidelity"]["snr_db"] > 100
 
+    def test_of_several_inputs_each_has_its_place(self, tmp_path: Path) -> None:
+        (tmp_path / "export_two.py").write_text(
+            "from torch import nn\n"
+            "class Two(nn.Module):\n"
+            "    def forward(self, left, tokens):\n"
+            "        return left.sum(1) + 10 * tokens.sum(1), left\n"
+            "def two():\n"
+            "    return Two()\n"
+        )
+        given = "left=1x2,tokens=1x3:int64"
+        asked = ["export", "--model", "export_two:two", "--input", given, "--to", "pt2,torchscript"]
+        assert invoke([*asked, "--output", "o", "--batch", "2"]) == ExitCode.USAGE
+        assert invoke([*asked, "--output", "o"]) == ExitCode.DONE
+        for entry in read(tmp_path / "o")["files"]:
+            assert [(each["shape"], each["dtype"]) for each in entry["inputs"]] == [
+                ([1, 2], "float32"),
+                ([1, 3], "int64"),
+            ]
+            assert [each["shape"] for each in entry["outputs"]] == [[1], [1, 2]]
+            names: dict[str, Any] = {"x0": np.float32([[1, 2]]), "x1": np.int64([[1, 0, 1]])}
+            here = Path.cwd()
+            os.chdir(tmp_path / "o")
+            try:
+                exec(entry["run"], names)
+            finally:
+                os.chdir(here)
+            assert names["y"] == [23]
+
+    def test_all_means_what_can_be_made_of_the_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Half(nn.Module):
+            def forward(self, images: torch.Tensor) -> torch.Tensor:
+                return images.mean((2, 3)) / 2
+
+        torch.export.save(
+            torch.export.export(Half().eval(), (torch.zeros(1, 3, 32, 32),)), tmp_path / "half.pt2"
+        )
+        kept = tuple(target for target in TARGETS if target.name in ("pt2", "torchscript", "openvino"))
+        monkeypatch.setattr(targets, "TARGETS", kept)
+        assert invoke(["export", "--model", "half.pt2", "--to", "all", "--output", "o"]) == ExitCode.DONE
+        made = {entry["target"]: entry for entry in read(tmp_path / "o")["files"]}
+        assert {"pt2", "torchscript"} <= set(made)
+        assert made["pt2"]["file"]["name"] == "half.pt2"
+        assert made["pt2"]["precision"] == "as the model file has it"
+        assert made["pt2"]["outputs"][0]["meaning"] is None
+        torch.jit.save(torch.jit.trace(Half(), torch.zeros(1, 3, 32, 32)), tmp_path / "half.ts.pt")
+        asked = ["export", "--model", "half.ts.pt", "--input", "1x3x32x32", "--output", "p", "--to"]
+        assert invoke([*asked, "pt2"]) == ExitCode.USAGE
+        assert invoke([*asked, "pt2,torchscript"]) == ExitCode.CELLS_FAILED
+        assert {path.name for path in (tmp_path / "p").iterdir()} == {"half.ts.pt", "manifest.json"}
+        assert invoke([*asked[:-2], "q", "--to", "all"]) == ExitCode.DONE
+
     def test_an_interrupted_export_leaves_nothing(self, tmp_path: Path, environment: dict[str, str]) -> None:
         process = subprocess.Popen(
             [

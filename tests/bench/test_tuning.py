@@ -328,6 +328,13 @@ def test_as_many_settings_are_tried_as_the_budget_allows() -> None:
     assert found.stopped_because == "budget"
 
 
+def test_the_least_time_is_enough_for_one_setting_although_the_clock_goes_on() -> None:
+    bench = FakeBench(lambda _: 0.8)
+    late = Search(bench, with_switches(1), least_seconds(bench.pace()), clock=lambda: bench.time)
+    bench.time += 0.5
+    assert late.run().winner == "b:s0=off"
+
+
 def test_slow_builds_wait_for_a_budget_that_has_room_for_them() -> None:
     def bench() -> FakeBench:
         return FakeBench(lambda name: 0.5 if "search=max" in name else 1.0, builds={"b:search=max": 60.0})

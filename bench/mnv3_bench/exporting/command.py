@@ -145,6 +145,7 @@ def _write(
             describe(model.inputs) if model is not None else DESCRIPTION,
             describing.calls_in(compared.calibration),
         ),
+        is_file=parse_variant(cell.variant).is_file,
     )
     if labels is not None:
         _require_fitting(labels, given.outputs[0].shape[-1])
@@ -330,7 +331,7 @@ def _require_fitting(labels: tuple[Path, int], classes: int | None) -> None:
 
 def _stem(variant: str) -> str:
     """A network's name as a file name."""
-    name = Path(variant).stem if parse_variant(variant).is_file else variant
+    name = Path(variant).stem.removesuffix(".ts") if parse_variant(variant).is_file else variant
     return re.sub(r"[^\w.+@-]", "-", name).lstrip(".-") or "model"
 
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from mnv3_bench.backends.base import Signature
     from mnv3_bench.exporting.making import Made
     from mnv3_bench.exporting.manifest import Image, Part
-    from mnv3_bench.exporting.targets import Target
+
+
+AS_GIVEN = "as the model file has it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,8 @@ class Given:
     outputs: tuple[Output, ...]
     """As the network gives them: without names."""
     calibration: Calibration
+    is_file: bool
+    """Whether they are all made of a model file, which has a precision of its own."""
 
 
 def outputs_of(reference: Path, pool: Path, batch: int, meaning: str | None) -> tuple[Output, ...]:
@@ -103,14 +107,14 @@ def describe(made: Made, says: Signature | None, given: Given, parts: Sequence[P
         file=parts[0],
         companions=tuple(parts[1:]),
         runtime=Runtime(name, version, target.portable),
-        precision=info.precision,
+        precision=AS_GIVEN if given.is_file and info.precision == "fp32" else info.precision,
         calibration=given.calibration if info.precision == "int8" else None,
         inputs=inputs,
         outputs=outputs,
         fidelity=made.fidelity,
         facts={**(says.facts if says is not None else {}), **made.facts},
         built_with=versions("torch", *info.distributions),
-        run=call(target, parts[0].name, inputs, outputs) if _callable(says) else None,
+        run=call(made, parts[0].name, inputs, outputs) if _callable(says) else None,
     )
 
 
@@ -131,15 +135,16 @@ def layout_of(shape: tuple[int | None, ...]) -> Literal["NCHW", "NHWC"] | None:
     return "NCHW" if shape[1] == 3 else "NHWC"
 
 
-def call(target: Target, file: str, inputs: Sequence[Input], outputs: Sequence[Output]) -> str:
+def call(made: Made, file: str, inputs: Sequence[Input], outputs: Sequence[Output]) -> str:
     """Python that computes `y` from `x`, or from `x0`, `x1` and so on where there are several inputs."""
     arrays = ["x"] if len(inputs) == 1 else [f"x{position}" for position in range(len(inputs))]
     names = [json.dumps(each.name, ensure_ascii=False) for each in inputs]
     named = ", ".join(f"{name}: {array}" for name, array in zip(names, arrays, strict=True))
-    return target.run.format(
+    return made.target.run.format(
         file=json.dumps(file, ensure_ascii=False),
         named=f"{{{named}}}",
         listed=f"[{', '.join(arrays)}]",
+        first=made.first,
         tensors=", ".join(f"torch.from_numpy({array})" for array in arrays),
         output=json.dumps(outputs[0].name, ensure_ascii=False),
     )

@@ -49,6 +49,8 @@ class Made:
     runtime: str
     """Module and version that it was run with."""
     facts: dict[str, Scalar]
+    first: str = ""
+    """Python that takes the first output out of what PyTorch gives."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,9 @@ class _Maker:
         reference = artifacts.references[cell.variant, cell.resolution]
         limits = self.plan.limits
         facts = torch_programs.make(target.name, directory, file, limits.prepare)
-        checked, seen = torch_programs.check(target.name, file, pool, reference, cell.batch, limits.check)
+        told = torch_programs.check(target.name, file, pool, reference, cell.batch, limits.check)
+        checked = told.checked
+        assert checked is not None, "a check that did not fail has a result"
         floor = get_backend(target.backend).info.floor_snr_db
         wrong = wrong_numbers(checked.finite, checked.snr_db, floor)
         if wrong is not None:
@@ -224,6 +228,7 @@ class _Maker:
                 inputs=artifacts.described.get(cell.variant, DESCRIPTION),
                 reference=artifacts.compared.get(cell.variant, "eager fp32"),
             ),
-            runtime=str(seen["runtime"]),
-            facts={**self.prepared[cell.key].facts, **facts, **seen},
+            runtime=str(told.facts["runtime"]),
+            facts={**self.prepared[cell.key].facts, **facts, **told.facts},
+            first=told.first,
         )

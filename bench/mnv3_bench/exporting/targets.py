@@ -138,7 +138,7 @@ TARGETS: tuple[Target, ...] = (
         backend="torchscript",
         artifact="",
         ending=".ts.pt",
-        run="import torch; y = torch.jit.load({file})({tensors}).detach().numpy()",
+        run="import torch; y = torch.jit.load({file})({tensors}){first}.detach().numpy()",
         portable="PyTorch of this version or a newer one, from Python or C++; TorchScript is deprecated",
     ),
     Target(
@@ -146,7 +146,7 @@ TARGETS: tuple[Target, ...] = (
         backend="eager",
         artifact="",
         ending=".pt2",
-        run="import torch; y = torch.export.load({file}).module()({tensors}).detach().numpy()",
+        run="import torch; y = torch.export.load({file}).module()({tensors}){first}.detach().numpy()",
         portable="PyTorch of this version or a newer one, and the compilers that take an ExportedProgram",
     ),
     Target(
@@ -154,7 +154,7 @@ TARGETS: tuple[Target, ...] = (
         backend="aot-inductor",
         artifact="",
         ending="-aot-inductor.pt2",
-        run="import torch; y = torch._inductor.aoti_load_package({file})({tensors}).detach().numpy()",
+        run="import torch; y = torch._inductor.aoti_load_package({file})({tensors}){first}.detach().numpy()",
         portable="PyTorch of exactly this version, on this kind of processor, with one thread",
     ),
 )

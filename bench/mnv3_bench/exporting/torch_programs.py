@@ -36,6 +36,8 @@ class Told(msgspec.Struct, frozen=True):
 
     facts: dict[str, Scalar] = {}
     checked: Checked | None = None
+    first: str = ""
+    """Python that takes the first output out of what a call gives: nothing for a tensor, '[0]' for a tuple."""
     error: str | None = None
 
 
@@ -48,17 +50,16 @@ def make(target: str, artifact: Path, file: Path, limit: float) -> dict[str, Sca
     return _ask(limit, "make", target, str(artifact), str(file)).facts
 
 
-def check(
-    target: str, file: Path, images: Path, reference: Path, batch: int, limit: float
-) -> tuple[Checked, dict[str, Scalar]]:
+def check(target: str, file: Path, images: Path, reference: Path, batch: int, limit: float) -> Told:
     """Load a file as a user would, in a process of its own, and compare what it gives with the reference.
+
+    Returns:
+        What it found, `checked` and `first` among it.
 
     Raises:
         WorkerError: it cannot be loaded or run.
     """
-    told = _ask(limit, "check", target, str(file), str(images), str(reference), str(batch))
-    assert told.checked is not None, "a check that did not fail has a result"
-    return told.checked, told.facts
+    return _ask(limit, "check", target, str(file), str(images), str(reference), str(batch))
 
 
 def _ask(limit: float, *arguments: str) -> Told:
@@ -177,10 +178,20 @@ def _check(target: str, file: str, images: str, reference: str, batch: str) -> T
     torch.set_num_threads(1)
     network = _LOADERS[target](file)
     with torch.inference_mode():
-        outputs = [
-            as_arrays(network(*map(torch.from_numpy, inputs))) for inputs in Pool(images, int(batch)).cover()
-        ]
-    return Told({"runtime": f"torch {torch.__version__}", "threads": 1}, compare_outputs(outputs, reference))
+        given = [network(*map(torch.from_numpy, inputs)) for inputs in Pool(images, int(batch)).cover()]
+    return Told(
+        {"runtime": f"torch {torch.__version__}", "threads": 1},
+        compare_outputs([as_arrays(each) for each in given], reference),
+        _first_of(given[0]),
+    )
+
+
+def _first_of(output: Any) -> str:
+    import torch
+
+    if isinstance(output, torch.Tensor):
+        return ""
+    return f"[{next(iter(output))!r}]" if isinstance(output, dict) else "[0]"
 
 
 def main(arguments: list[str]) -> None:

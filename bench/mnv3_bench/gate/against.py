@@ -39,11 +39,12 @@ from mnv3_bench.plan import Limits
 from mnv3_bench.plan import seconds as read_seconds
 from mnv3_bench.stage import Performer, WorkerStage
 from mnv3_reports import units
+from mnv3_reports.escaping import plain
 from mnv3_reports.record import Cell, Failure
 from mnv3_reports.sequential import FEWEST_EPOCHS, Design, detectable
 from mnv3_reports.statistics import Interval, log_interval, median, spread
 from mnv3_reports.verdict import Noise, Verdict
-from mnv3_reports.verdict_words import allowed, change, plain
+from mnv3_reports.verdict_words import allowed, change
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
