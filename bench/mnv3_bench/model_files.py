@@ -30,8 +30,6 @@ SUFFIXES: dict[str, Format] = {
     ".pte": "pte",
     ".xml": "openvino",
 }
-EXECUTE_CODE: tuple[Format, ...] = ("pt2", "torchscript")
-"""Formats whose reading executes code that is in the file."""
 INSPECTION_SECONDS = 180.0
 
 _MARK = "mnv3-bench signature: "
@@ -61,6 +59,10 @@ def format_of(path: Path) -> Format:
     wrong = _wrong(path, head)
     if wrong is not None:
         raise UsageError(f"--model: {name} is no {path.suffix} file: {wrong}")
+    if path.suffix == ".pt2" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any("/data/aotinductor/" in name for name in archive.namelist()):
+                return "aoti"
     return SUFFIXES[path.suffix]
 
 

@@ -96,7 +96,7 @@ def test_cuda_needs_a_gpu_and_a_backend_that_uses_it(monkeypatch: pytest.MonkeyP
     with pytest.raises(UsageError, match=r"quantized-static does not run on cuda; these do: eager"):
         make_plan(Asked(backends="quantized-static", device="cuda"))
     plan = make_plan(Asked(variants="small", references="none", device="cuda:1"))
-    assert plan.request.backends == ("eager", "torchscript", "compile", "onnxruntime")
+    assert plan.request.backends == ("eager", "torchscript", "compile", "onnxruntime", "onnxruntime-fp16")
     assert {cell.device for cell in plan.cells} == {"cuda:1"}
 
 

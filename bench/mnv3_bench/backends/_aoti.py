@@ -42,15 +42,6 @@ _DTYPES = {
 }
 
 
-def is_package(file: Path) -> bool:
-    """Whether a file is a package that AOTInductor compiled, and no exported program."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return any(_MEMBERS in name for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
 def keep_library(package: Path, library: Path) -> None:
     """Unpack the one library of a package.
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Signature
 
 
 class AotInductor(Backend):
@@ -43,7 +43,8 @@ class AotInductor(Backend):
         needs_compiler=True,
         threads_shape_artifact=True,
         forkable=True,
-        takes=("module", "pt2"),
+        takes=("module", "pt2", "aoti"),
+        native="aoti",
         switches=(
             Switch(
                 "freezing",
@@ -68,9 +69,8 @@ class AotInductor(Backend):
     def prepare(self, preparation: Preparation) -> Facts:
         """Export and compile, or unpack what was compiled already."""
         library = preparation.directory / _aoti.LIBRARY
-        file = preparation.file
-        if file is not None and _aoti.is_package(file):
-            _aoti.keep_library(file, library)
+        if preparation.format == "aoti" and preparation.file is not None:
+            _aoti.keep_library(preparation.file, library)
             _aoti.try_out(library, preparation.example)
             facts: Facts = {"compiled": "by the user"}
         else:
@@ -112,6 +112,14 @@ class AotInductor(Backend):
     def load(self, directory: Path, threads: int, device: str) -> _torch.TorchSession:
         """Open the library."""
         return _aoti.session(directory, threads, device)
+
+    def inspect(self, file: Path) -> Signature:
+        """What a compiled package says of itself."""
+        return _aoti.signature(file)
+
+    def reference(self, file: Path, calls: Sequence[Arrays]) -> list[Arrays]:
+        """Outputs of a compiled package; it holds no plainer form of itself."""
+        return _aoti.reference(file, calls)
 
     def explain(self, directory: Path, threads: int, calls: Sequence[Arrays]) -> Explanation:
         """oneDNN's own log."""

@@ -39,8 +39,9 @@ class BackendError(Exception):
         self.install = install
 
 
-Format = Literal["module", "pt2", "torchscript", "onnx", "tflite", "pte", "openvino"]
-"""What a network is given as: a module built by Python code, or a file of a runtime's own."""
+Format = Literal["module", "pt2", "aoti", "torchscript", "onnx", "tflite", "pte", "openvino"]
+"""What a network is given as: a module built by Python code, or a file of a runtime's own; 'aoti' is a .pt2 file that
+AOTInductor compiled."""
 
 
 class OpenSpec(msgspec.Struct, frozen=True):

@@ -53,16 +53,16 @@ class Eager(Backend):
         return _torch.TorchSession(model, about, place, lambda: _torch.module_facts(model))
 
     def inspect(self, file: Path) -> Signature:
-        """What an exported program, or a package that AOTInductor compiled, takes and gives."""
-        from mnv3_bench.backends import _aoti, _pt2
+        """What an exported program takes and gives."""
+        from mnv3_bench.backends import _pt2
 
-        return _aoti.signature(file) if _aoti.is_package(file) else _pt2.signature(file)
+        return _pt2.signature(file)
 
     def reference(self, file: Path, calls: Sequence[Arrays]) -> list[Arrays]:
-        """Eager outputs; those of the package itself where AOTInductor compiled it, since it holds nothing plainer."""
-        from mnv3_bench.backends import _aoti, _pt2
+        """Eager outputs of an exported program."""
+        from mnv3_bench.backends import _pt2
 
-        return _aoti.reference(file, calls) if _aoti.is_package(file) else _pt2.reference(file, calls)
+        return _pt2.reference(file, calls)
 
     def explain(self, directory: Path, threads: int, calls: Sequence[Arrays]) -> Explanation:
         """PyTorch's profiler and oneDNN's own log."""

@@ -14,6 +14,7 @@ from torch import nn
 from mnv3_bench.backends import _cpu, _torch, _torch_explain, get_backend
 from mnv3_bench.backends.base import BackendError, OpenSpec, Preparation
 from mnv3_bench.inputs import images
+from mnv3_bench.model_files import format_of
 from mnv3_models import build
 from mnv3_models.calibration import calibrate, seed_weights
 from mnv3_reports.record import TensorSpec
@@ -77,7 +78,7 @@ def prepared(
 ) -> Facts:
     """Prepare for one thread; the network of a file is the one in it."""
     made = example if example is not None else (images(0, "measure", RESOLUTION, 2),)
-    kind: Format = "module" if file is None else "pt2" if file.suffix == ".pt2" else "torchscript"
+    kind: Format = "module" if file is None else format_of(file)
     return get_backend(name).prepare(
         Preparation(
             variant="v3-small@0.35",
@@ -247,7 +248,7 @@ class TestCompiled:
         assert snr_db(eager(compiled.network, TINY_INPUTS), found) > floor
 
     def test_a_package_says_what_it_takes(self, compiled: Compiled) -> None:
-        found = get_backend("eager").inspect(compiled.package)
+        found = get_backend("aot-inductor").inspect(compiled.package)
         assert [(spec.shape, spec.dtype) for spec in found.inputs] == [
             ((1, 3, 8, 8), "float32"),
             ((1, 4), "float32"),
@@ -261,7 +262,7 @@ class TestCompiled:
         exact = eager(compiled.network, TINY_INPUTS)
         assert snr_db(exact, found) > 60
         assert facts["OpenMP runtimes"] == 1
-        ((reference,),) = get_backend("eager").reference(compiled.package, [TINY_INPUTS])
+        ((reference,),) = get_backend("aot-inductor").reference(compiled.package, [TINY_INPUTS])
         assert snr_db(exact, reference) > 60
 
     def test_a_package_for_other_inputs(self, compiled: Compiled, tmp_path: Path) -> None:
