@@ -426,7 +426,8 @@ class TestRequests:
         assert code == ExitCode.CELLS_FAILED
         said = capsys.readouterr()
         assert "onnx was not exported: onnx cannot be imported; type: pip install X" in said.err.splitlines()
-        assert said.out.startswith(f"file {VARIANT}.ts.pt, MB ")
+        assert said.out.startswith(f"{VARIANT}.ts.pt: ")
+        assert f"takes 2x3x{RESOLUTION}x{RESOLUTION} float32" in said.out
         assert {path.name for path in (tmp_path / "o").iterdir()} == {f"{VARIANT}.ts.pt", "manifest.json"}
         found = read(tmp_path / "o")
         assert found["files"][0]["inputs"][0]["shape"] == [2, 3, RESOLUTION, RESOLUTION]

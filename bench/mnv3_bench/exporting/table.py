@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mnv3_bench.exporting.manifest import ExportedFile
     from mnv3_bench.exporting.targets import Lack
 
-HEADINGS = ("file", "MB", "precision", "input", "SNR, dB", "same top-1", "run with")
+HEADINGS = ("file", "MB", "precision", "takes", "SNR, dB", "same top-1", "run with")
 
 
 def show(exported: Exported) -> None:
@@ -30,8 +30,9 @@ def show(exported: Exported) -> None:
     if sys.stdout.isatty():
         _print_table(rows)
     else:
-        for row in rows:
-            print(", ".join(f"{heading} {value}" for heading, value in zip(HEADINGS, row, strict=True)))
+        for name, size, precision, inputs, snr, agreement, runtime in rows:
+            figures = f"SNR {snr} dB, same top-1 {agreement}"
+            print(f"{name}: {size} MB, {precision}, takes {inputs}, {figures}, run with {runtime}")
     print(f"manifest: {exported.directory / MANIFEST}")
 
 
