@@ -264,10 +264,11 @@ def cohorts(contenders: Sequence[Contender], memory_bytes: int) -> list[list[Con
         room = memory_bytes - sum(contender.memory_bytes for contender in anchors)
         part: list[Contender] = []
         used = 0
-        for backend in dict.fromkeys(contender.cell.backend for contender in group):
+        # By name without settings: a tuned form stays with its default.
+        for backend in dict.fromkeys(contender.cell.backend.partition(":")[0] for contender in group):
             if backend == "eager":
                 continue
-            cells = [contender for contender in group if contender.cell.backend == backend]
+            cells = [c for c in group if c.cell.backend.partition(":")[0] == backend]
             need = sum(contender.memory_bytes for contender in cells)
             if part and used + need > room:
                 groups.append([*anchors, *part])

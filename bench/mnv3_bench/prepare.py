@@ -90,7 +90,13 @@ class Preparer:
         limits: Limits,
         record: Callable[[Entry], None],
         tell: Callable[[str, float], None],
+        *,
+        explain: bool = True,
     ) -> None:
+        """Args that need a word.
+
+        explain: whether runtimes are asked where the time goes; a search among settings has no use for it.
+        """
         self.request = request
         self.cells = cells
         self.store = store
@@ -98,6 +104,7 @@ class Preparer:
         self.limits = limits
         self.record = record
         self.tell = tell
+        self.explain = explain
         self.keys = Keys(request)
         self.artifacts = Artifacts()
         self._weights: dict[str, Path] = {}
@@ -115,7 +122,7 @@ class Preparer:
                 (self.keys.reference(cell), SHORT_BUILD),
                 (self.keys.artifact(cell), _expected_seconds(cell)),
             ]
-            if explains(cell):
+            if self.explain and explains(cell):
                 wanted.append((self.keys.explanation(cell), SHORT_BUILD))
         return {digest(key): seconds for key, seconds in wanted if self.store.find(key) is None}
 
@@ -258,7 +265,7 @@ class Preparer:
                     facts={"precision": get_backend(cell.backend).info.precision, **entry.facts},
                 )
             )
-            if explains(cell):
+            if self.explain and explains(cell):
                 self._waiting.append(partial(self._explanation, cell))
 
     def _explanation(self, cell: Cell) -> Conversation:

@@ -159,7 +159,7 @@ class CellBench:
                 building.append(self._with(backend))
         if building:
             limit = min(self.shop.limits.prepare, max(LEAST_BUILD_SECONDS, seconds))
-            for entry in self._build(building, replace(self.shop.limits, prepare=limit)):
+            for entry in self._build(building, replace(self.shop.limits, prepare=limit), explain=False):
                 if isinstance(entry, Failure):
                     failures[Cell.from_key(entry.cell).backend] = _reason(entry)
                 elif isinstance(entry, Prepared):
@@ -194,7 +194,7 @@ class CellBench:
     def adopt(self, backend: str, record: Callable[[Entry], None]) -> None:
         """Record what is known of the winner as of any other cell: its artifact, its profile and its inspection."""
         cell = self._with(backend)
-        for entry in self._build([cell], self.shop.limits):
+        for entry in self._build([cell], self.shop.limits, explain=True):
             if isinstance(entry, Prepared):
                 record(self.prepared.get(backend, entry))
             elif isinstance(entry, Note) or (
@@ -211,11 +211,18 @@ class CellBench:
         keys = self.shop.keys
         return digest(keys.artifact(self._with(backend))) == digest(keys.artifact(self.cell))
 
-    def _build(self, cells: Sequence[Cell], limits: Limits) -> list[Entry]:
+    def _build(self, cells: Sequence[Cell], limits: Limits, *, explain: bool) -> list[Entry]:
         entries: list[Entry] = []
         shop = self.shop
         preparer = Preparer(
-            shop.request, tuple(cells), shop.store, shop.launcher, limits, entries.append, lambda *_: None
+            shop.request,
+            tuple(cells),
+            shop.store,
+            shop.launcher,
+            limits,
+            entries.append,
+            lambda *_: None,
+            explain=explain,
         )
         shop.artifacts.directories.update(preparer.run(shop.build_width, shop.tick).directories)
         return entries
