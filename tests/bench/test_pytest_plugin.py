@@ -46,6 +46,13 @@ def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     return pytester.runpytest_subprocess(*plugin, *arguments)
 
 
+@pytest.fixture(autouse=True)
+def _no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions of their own, also where these tests run in a worker of pytest-xdist."""
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def forged(pytester: pytest.Pytester) -> pytest.Pytester:
     pytester.makeconftest(FORGED)
@@ -227,7 +234,8 @@ def test_a_file_that_cannot_be_written_any_more_is_said(forged: pytest.Pytester)
 
 def test_junit_has_the_figures_as_properties(forged: pytest.Pytester) -> None:
     forged.makepyfile(cases(CHECK, "fail"))
-    run(forged, "--junitxml=junit.xml", "-W", "error").assert_outcomes(failed=1)
+    # Without a plugin that some runtimes bring along, which itself warns when it is loaded.
+    run(forged, "--junitxml=junit.xml", "-p", "no:anyio", "-W", "error").assert_outcomes(failed=1)
     root = ET.parse(forged.path / "junit.xml").getroot()
     found = {entry.get("name"): entry.get("value") for entry in root.iter("property")}
     assert (found["against_verdict"], found["against_ratio"], found["against_epochs"]) == ("fail", "1.5", "8")
@@ -268,18 +276,19 @@ def pytest_runtest_logreport(report):
     run(forged, "-s").stdout.fnmatch_lines(["*carried*"])
 
 
-def test_loading_the_plugin_costs_nothing(pytester: pytest.Pytester) -> None:
+def test_loading_the_plugin_costs_nothing(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     heavy = ("mnv3_bench.gate", "mnv3_reports", "msgspec", "psutil", "numpy", "torch", "scipy", "rich")
     program = f"import sys, pytest, {PLUGIN}; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
-    # Nor does a session that does not use it.
+    # Nor does a session that does not use it; plugins of other packages may import what they like.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makepyfile(
         f"import sys\ndef test_x(): assert [name for name in {heavy!r} if name in sys.modules] == []"
     )
-    run(pytester, "-p", "no:benchmark").assert_outcomes(passed=1)
+    pytester.runpytest_subprocess("-p", PLUGIN).assert_outcomes(passed=1)
 
 
 SLOWER = """

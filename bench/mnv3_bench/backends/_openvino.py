@@ -2,7 +2,7 @@
 
 Everything is set that would otherwise depend on the machine. The precision above all: on processors with bfloat16 the
 CPU plugin computes an fp32 network in bf16 unless it is told not to
-(https://docs.openvino.ai/2026/openvino-workflow/running-inference/inference-devices-and-modes/cpu-device.html).
+(https://docs.openvino.ai/2025/openvino-workflow/running-inference/inference-devices-and-modes/cpu-device.html).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MODEL = "model.xml"
 RUNTIME_MODULES = ("numpy", "mnv3_bench.no_telemetry", "openvino")
 SOURCES = (
-    "https://docs.openvino.ai/2026/openvino-workflow/running-inference/inference-devices-and-modes/cpu-device.html",
+    "https://docs.openvino.ai/2025/openvino-workflow/running-inference/inference-devices-and-modes/cpu-device.html",
     "https://docs.openvino.ai/2025/openvino-workflow/running-inference/inference-devices-and-modes/cpu-device/performance-hint-and-thread-scheduling.html",
 )
 PINNING = Switch(
@@ -35,8 +35,9 @@ PINNING = Switch(
     "bind OpenVINO's threads, the calling one included, to the first CPUs of the process",
 )
 """OpenVINO's own default on Linux is yes; its documentation advises against it where several programs share the
-machine, which is what cells that take turns do. A pinned call cannot leave a CPU that something else keeps busy: beside
-other work, V3-Large with two threads took 1.34 times as long as without (1 thread: no difference)."""
+machine, which is what cells that take turns do. A pinned call cannot leave a CPU that something else keeps busy.
+V3-Small and V3-Large took, pinned, 1.01 and 0.98 times as long with one thread, 1.05 and 1.00 with two; on a machine
+busy with other work 1.00, 0.99, 1.07 and 1.34 times."""
 
 PRECISIONS = {"I8": "int8", "f32": "fp32", "f16": "fp16", "unknown": None}
 """How kernels' names end, and what that is called here."""
@@ -116,7 +117,7 @@ class OpenVinoSession:
     Timed is what a program does with an image that lies in its memory: giving the request that memory as its input,
     without a copy, and inferring. The output stays in the request's own memory. Beside the latency that
     `benchmark_app` prints, which the request itself measures and which leaves both out, this is 5 to 8 microseconds
-    more (https://docs.openvino.ai/2026/get-started/learn-openvino/openvino-samples/benchmark-tool.html).
+    more (https://docs.openvino.ai/2025/get-started/learn-openvino/openvino-samples/benchmark-tool.html).
     """
 
     def __init__(self, compiled: Any, about: About) -> None:

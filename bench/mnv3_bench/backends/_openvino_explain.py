@@ -1,6 +1,6 @@
 """Where the time of an OpenVINO cell goes, by the counters of its own plugin.
 
-https://docs.openvino.ai/2026/openvino-workflow/running-inference/inference-devices-and-modes/cpu-device.html lists
+https://docs.openvino.ai/2025/openvino-workflow/running-inference/inference-devices-and-modes/cpu-device.html lists
 `PERF_COUNT` among the properties; each operator's counter gives the mean over all calls since loading, in whole
 microseconds.
 """

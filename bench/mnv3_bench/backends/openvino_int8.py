@@ -46,7 +46,7 @@ class OpenVinoInt8(OpenVino):
 
     Ranges over all calls, since the mean cuts off half of the inputs (`ranges=mean` has it nevertheless). The full
     range of weights where products cannot saturate: half of it in the first layer is NNCF's remedy for processors
-    without VNNI. Computing what is left in bf16 gained nothing (ratio 0.99 to 1.01) and is not offered.
+    without VNNI. Computing what is left in bf16 gained nothing (1.00 to 1.08 times as long) and is not offered.
 
     Telemetry of OpenVINO and NNCF is kept from starting (`mnv3_bench.no_telemetry`).
     """

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,6 @@ from mnv3_reports.record import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from mnv3_bench.backends.base import Arrays, Format
 
@@ -472,6 +472,33 @@ def test_more_threads_than_cpus(artifacts: dict[str, Path]) -> None:
     message = f"would use {cpus} of {cpus + 1} threads.*type --threads {cpus}"
     with pytest.raises(BackendError, match=message):
         get_backend("openvino").load(artifacts["openvino"], cpus + 1, "cpu")
+
+
+def test_two_threads_share_a_core_only_where_there_are_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One core with two threads, as OpenVINO shows it under its latency hint."""
+    asked = []
+
+    class Compiled:
+        def __init__(self, settings: dict[str, Any]) -> None:
+            self.both = settings.get("ENABLE_HYPER_THREADING", False)
+
+        def get_property(self, name: str) -> int:
+            assert name == "INFERENCE_NUM_THREADS"
+            return 2 if self.both else 1
+
+    class Core:
+        def read_model(self, path: object) -> None:
+            return None
+
+        def compile_model(self, model: None, device: str, settings: dict[str, Any]) -> Compiled:
+            asked.append(settings.get("ENABLE_HYPER_THREADING", False))
+            return Compiled(settings)
+
+    monkeypatch.setattr(_openvino, "package", lambda: type("Package", (), {"Core": Core}))
+    for threads in (1, 2):
+        compiled = _openvino.compile_artifact(Path(), threads, "f32", pinning=False)
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
+    assert asked == [False, False, True]
 
 
 def test_another_device(artifacts: dict[str, Path]) -> None:

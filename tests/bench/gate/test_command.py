@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
@@ -20,13 +21,13 @@ from mnv3_bench.gate.arms import Arm, PreparedArm
 from mnv3_bench.gate.command import Gate, GateAsked, open_gate, overall, write_gate
 from mnv3_bench.gate.trial import CellEpoch, Question, TooLittleTimeError, Trial, Umpire
 from mnv3_bench.plan import Asked
+from mnv3_bench.prepare_worker import save_arrays
 from mnv3_reports.record import Cell, Failure
 from mnv3_reports.verdict import Check, GateReport, Verdict
 from mnv3_reports.verdict_formats import from_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 TINY = ("--resolutions", "64", "--backends", "eager")
 SMALL, LARGE = "small@0.35", "large@0.35"
@@ -214,8 +215,8 @@ def arm(tmp_path: Path, name: str, variants: tuple[str, ...] = ("v3-small",), **
     references = {}
     for variant in variants:
         outputs = np.random.default_rng(0).normal(size=(4, 10)).astype(np.float32)
-        file = tmp_path / f"{name}-{variant}.npy"
-        np.save(file, outputs)
+        file = tmp_path / f"{name}-{variant}.npz"
+        save_arrays(file, [outputs])
         references[f"{variant}@224"] = str(file)
     answer = ArmAnswer(
         protocol=1,
@@ -231,7 +232,9 @@ def arm(tmp_path: Path, name: str, variants: tuple[str, ...] = ("v3-small",), **
 
 def change_outputs(prepared: PreparedArm, change: Callable[[Any], Any]) -> None:
     (file,) = prepared.answer.references.values()
-    np.save(file, change(np.load(file)))
+    with np.load(file) as stored:
+        outputs = stored["0"]
+    save_arrays(Path(file), [change(outputs)])
 
 
 def verdicts(gate: Gate, base: PreparedArm, head: PreparedArm) -> list[tuple[Verdict | None, str]]:
