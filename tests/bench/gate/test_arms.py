@@ -381,7 +381,9 @@ def prepare_without_workers(
     """Who would have been asked to prepare what, and where."""
     calls = []
 
-    def prepare(arm: Arm, variants: list[str], _asked: object, directory: Path, _tell: object, _models: object = None) -> PreparedArm:
+    def prepare(
+        arm: Arm, variants: list[str], _asked: object, directory: Path, _tell: object, _models: object = None
+    ) -> PreparedArm:
         calls.append((arm.text, variants, str(directory.relative_to(tmp_path))))
         return prepared(arm)
 
