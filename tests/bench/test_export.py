@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 VARIANT, RESOLUTION, CLASSES = "v3-small@0.35", 64, 16
 SHAPE = ["--resolution", str(RESOLUTION), "--num-classes", str(CLASSES)]
-SLOW = ("aot-inductor", "executorch-int8", "litert-int8", "openvino-int8")
+SLOW = ("aot-inductor", "executorch", "executorch-int8", "litert-int8", "openvino-int8")
 LABELS = [f"class {number} – Ω" for number in range(CLASSES)]
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
