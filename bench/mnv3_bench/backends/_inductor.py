@@ -72,7 +72,7 @@ def recording_kernels(folder: Path) -> Iterator[None]:
 def stored_kernels(folder: Path) -> Iterator[list[str]]:
     """Load kernels that `recording_kernels` kept, instead of compiling them. Gives the list of those loaded."""
     import torch._inductor.config
-    from torch._inductor.codecache import CppPythonBindingsCodeCache
+    from torch._inductor.codecache import CppPythonBindingsCodeCache, PyCodeCache
 
     loaded: list[str] = []
 
@@ -85,6 +85,8 @@ def stored_kernels(folder: Path) -> Iterator[list[str]]:
 
     with _replaced(load), torch._inductor.config.patch(compile_threads=1):
         yield loaded
+    # It keeps each generated Python module that was ever loaded, 50 kB, to delete its source file some day.
+    PyCodeCache.cache_clear()
 
 
 @contextmanager

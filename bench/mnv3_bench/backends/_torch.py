@@ -81,11 +81,16 @@ def lay_out(model: nn.Module, *, channels_last: bool) -> None:
 
 
 def save_network(preparation: Preparation) -> None:
-    """Write what `load_network` makes the network of again: a module's weights, or the user's .pt2 file itself."""
+    """Write what `load_network` makes the network of again: a module's weights, or the user's .pt2 file itself.
+
+    Raises:
+        BackendError: it is a file that holds no PyTorch network, such as a package that AOTInductor compiled.
+    """
+    network = preparation.model
     if preparation.format == "pt2" and preparation.file is not None:
         shutil.copyfile(preparation.file, preparation.directory / PROGRAM)
     else:
-        save_weights(preparation.model, preparation.directory)
+        save_weights(network, preparation.directory)
 
 
 def load_network(about: About, directory: Path, device: torch.device) -> nn.Module:

@@ -134,6 +134,11 @@ class TestFiles:
         assert snr_db(eager(files.network, inputs), found) > 60
         assert str(facts["mode"]).startswith("eval")
 
+    @pytest.mark.parametrize("backend", ["eager", "torchscript"])
+    def test_a_file_that_holds_no_network(self, files: Files, backend: str, tmp_path: Path) -> None:
+        with pytest.raises(BackendError, match="is a pt2 file; this backend needs a PyTorch network"):
+            prepared(backend, tmp_path, None, files.pt2)
+
     def test_an_exported_program_says_what_it_takes(self, files: Files) -> None:
         found = get_backend("eager").inspect(files.pt2)
         assert found.inputs == (OpenSpec("images", (None, 3, RESOLUTION, RESOLUTION), "float32"),)
