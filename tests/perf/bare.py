@@ -74,6 +74,7 @@ def call(x):
     return interpreter.get_tensor(target)
 """,
     "openvino": """
+sys.modules["openvino_telemetry"] = None  # it would report the import
 import openvino
 settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
