@@ -35,7 +35,7 @@ def bare(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     session.install("-q", *PINNED, ".[dev]")
     # Two at a time, whatever the machine: a test may itself use two threads, and be about them.
-    session.run("pytest", "-n", "2", "--dist", "loadscope", *session.posargs)
+    session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session

@@ -27,6 +27,14 @@ from mnv3_reports.pytest_benchmark import (
 from mnv3_reports.record import Run
 from mnv3_reports.sequential import welch_interval
 
+
+@pytest.fixture(autouse=True)
+def _no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest-benchmark measures nothing in a worker of pytest-xdist, where these tests may run."""
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
+        monkeypatch.delenv(name, raising=False)
+
+
 # Out
 
 

@@ -270,7 +270,7 @@ def test_outputs_of_other_weights_may_differ_but_not_in_shape(tmp_path: Path) ->
     change_outputs(head, lambda outputs: outputs[:, :7])
     verdict, reason = verdicts(gate, base, head)[0]
     assert verdict is Verdict.INVALID
-    assert "different shapes (4x10 and 4x7)" in reason
+    assert "different shapes (4x10; 4x7)" in reason
 
 
 @pytest.mark.parametrize(
