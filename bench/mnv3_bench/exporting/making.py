@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mnv3_bench.backends import get_backend
 from mnv3_bench.backends._artifact import About
-from mnv3_bench.cache import Store, default_root, digest
+from mnv3_bench.cache import Store, default_root
 from mnv3_bench.coldstart import ColdStarts, wrong_numbers
 from mnv3_bench.environment import usable_cpus, usable_memory
 from mnv3_bench.exporting import torch_programs
@@ -15,7 +15,7 @@ from mnv3_bench.exporting.targets import Lack
 from mnv3_bench.inputs import DESCRIPTION
 from mnv3_bench.keys import Keys
 from mnv3_bench.launcher import WorkerError
-from mnv3_bench.prepare import Preparer, explains
+from mnv3_bench.prepare import Preparer
 from mnv3_bench.prepare_worker import WEIGHTS_FILE, AboutWeights, about_weights
 from mnv3_bench.run import MEMORY_SHARE
 from mnv3_models import parse_variant
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mnv3_bench.exporting.targets import Target
     from mnv3_bench.launcher import Launcher
     from mnv3_bench.plan import Plan
-    from mnv3_bench.prepare import Artifacts, Conversation
+    from mnv3_bench.prepare import Artifacts
     from mnv3_reports.record import Cell, Entry, Scalar, TensorSpec
 
 BUILD_MEMORY = 2 << 30
@@ -99,18 +99,6 @@ def make(
     return maker.outcome
 
 
-class _Preparer(Preparer):
-    """Prepares without the runtimes' own accounts of where the time goes, which take as long as some conversions."""
-
-    def missing(self) -> dict[str, float]:
-        accounts = {digest(self.keys.explanation(cell)) for cell in self.cells if explains(cell)}
-        return {name: seconds for name, seconds in super().missing().items() if name not in accounts}
-
-    def _explanation(self, cell: Cell) -> Conversation:  # noqa: ARG002
-        return
-        yield
-
-
 class _Maker:
     def __init__(self, plan: Plan, launcher: Launcher, scratch: Path, display: Display) -> None:
         self.plan = plan
@@ -137,8 +125,15 @@ class _Maker:
 
     def prepare(self) -> Artifacts:
         request, cells = self.plan.request, self.plan.cells
-        preparer = _Preparer(
-            request, cells, self.store, self.launcher, self.plan.limits, self.record, self.display.step
+        preparer = Preparer(
+            request,
+            cells,
+            self.store,
+            self.launcher,
+            self.plan.limits,
+            self.record,
+            self.display.step,
+            explain=False,
         )
         missing = preparer.missing()
         self.display.begin("prepare", len(missing), sum(missing.values()))
