@@ -14,25 +14,14 @@ import msgspec
 import psutil
 
 from mnv3_bench import __version__
+from mnv3_bench.backends import backend_names, get_backend
 from mnv3_bench.cache import versions
 from mnv3_bench.launcher import worker_environment
 from mnv3_bench.noise import cgroup_directory
 from mnv3_reports.record import Machine, Software
 
-PACKAGES = (
-    "torch",
-    "torchao",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "fvcore",
-    "numpy",
-    "scipy",
-    "pandas",
-    "pyarrow",
-    "mnv3-bench",
-)
+PACKAGES = ("torch", "onnxruntime-gpu", "fvcore", "numpy", "scipy", "pandas", "pyarrow", "mnv3-bench")
+"""What a run states the versions of, beside what each backend names."""
 
 # Instruction sets that decide which kernels a runtime picks.
 ISA = (
@@ -95,7 +84,8 @@ def machine() -> Machine:
 
 def software() -> Software:
     """Describe the versions and the variables workers run with."""
-    packages = versions(*PACKAGES)
+    named = (name for backend in backend_names() for name in get_backend(backend).info.distributions)
+    packages = versions(*dict.fromkeys((*PACKAGES, *named)))
     environment = {
         # Thread pools get the cell's own number of threads.
         name: "the cell's threads" if name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") else value

@@ -23,19 +23,15 @@ Purpose = Literal["weights", "calibration", "fidelity", "measure", "tuning"]
 _MAX_FRAME: Final = 1 << 28
 
 PROTOCOL: Final = 3
-"""Grows with every change to a message; both ends of a channel must have the same (`Hello`).
+"""Grows with every change to a message; a gate's arms tell theirs before anything else (`gate.arm_worker`).
 
-2  Hello, LoadCallable, Load.slowdown
+2  LoadCallable, Load.slowdown
 3  Samples, Explain, Reference.model, Prepare.model; Checked.top1_agreement may be missing
 """
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
     """Anything sent on a channel."""
-
-
-class Hello(Message, frozen=True):
-    """Say who you are: asked of interpreters that are not the conductor's own."""
 
 
 class Images(Message, frozen=True):
@@ -184,8 +180,7 @@ class Close(Message, frozen=True):
 
 
 Order = (
-    Hello
-    | Images
+    Images
     | Weights
     | Samples
     | Reference
@@ -210,16 +205,6 @@ class Done(Message, frozen=True):
 
     seconds: float = 0.0
     facts: dict[str, Scalar] = {}
-
-
-class Introduced(Message, frozen=True):
-    """Who a worker is."""
-
-    protocol: int
-    python: str
-    packages: dict[str, str]
-    project_version: str
-    commit: str | None
 
 
 class Forked(Message, frozen=True):
@@ -292,7 +277,7 @@ class Failed(Message, frozen=True):
     install: str | None = None
 
 
-Reply = Done | Introduced | Forked | Reaped | Imported | Warm | Checked | Seen | Turned | Failed
+Reply = Done | Forked | Reaped | Imported | Warm | Checked | Seen | Turned | Failed
 
 
 class ChannelClosedError(Exception):

@@ -23,7 +23,6 @@ import msgspec
 
 from mnv3_bench import noise, timing
 from mnv3_bench.protocol import (
-    PROTOCOL,
     Channel,
     ChannelClosedError,
     Check,
@@ -35,11 +34,9 @@ from mnv3_bench.protocol import (
     First,
     Fork,
     Forked,
-    Hello,
     Images,
     Import,
     Imported,
-    Introduced,
     Load,
     LoadCallable,
     Look,
@@ -158,8 +155,6 @@ class Worker:
         match order:
             case Import():
                 return self._import(order)
-            case Hello():
-                return _introduce()
             case Load():
                 return self._load(order)
             case LoadCallable():
@@ -307,13 +302,6 @@ class SlowedSession:
         while clock() < end:
             pass
         return output
-
-
-def _introduce() -> Introduced:
-    from mnv3_bench.environment import software
-
-    mine = software()
-    return Introduced(PROTOCOL, mine.python, mine.packages, mine.project_version, mine.commit)
 
 
 def compare_outputs(mine: Sequence[Arrays], reference: str) -> Checked:

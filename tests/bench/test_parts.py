@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from mnv3_bench import inputs, noise, timing
+from mnv3_bench.backends import BACKENDS, get_backend
 from mnv3_bench.cache import MANIFEST, Store, digest, source_digest, versions
 from mnv3_bench.coldstart import wrong_numbers
 from mnv3_bench.environment import machine, software
@@ -318,6 +319,8 @@ class TestEnvironment:
     def test_versions_make_the_software_fingerprint(self, monkeypatch: pytest.MonkeyPatch) -> None:
         first = software()
         assert first.packages["numpy"] == np.__version__
+        wanted = {each for name in BACKENDS for each in get_backend(name).info.distributions}
+        assert set(versions(*wanted)) <= set(first.packages), "a runtime's version is not part of the record"
         assert first.fingerprint == software().fingerprint
         monkeypatch.setattr("mnv3_bench.environment.versions", lambda *names: {"numpy": "0"})
         assert software().fingerprint != first.fingerprint

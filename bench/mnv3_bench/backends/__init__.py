@@ -50,6 +50,7 @@ BACKENDS: dict[str, str] = {
     "litert-int8": "mnv3_bench.backends.litert_int8:LiteRtInt8",
     "executorch": "mnv3_bench.backends.executorch:ExecuTorch",
     "executorch-int8": "mnv3_bench.backends.executorch_int8:ExecuTorchInt8",
+    "ncnn": "mnv3_bench.backends.ncnn:Ncnn",
 }
 
 
