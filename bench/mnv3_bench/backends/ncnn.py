@@ -178,7 +178,7 @@ def _trace(preparation: Preparation, path: Path) -> None:
         script, "training"
     ):  # a frozen program has no such flag; pnnx takes no other that was not traced
         script = torch.jit.freeze(script.eval())
-    torch.jit.save(script, path)  # type: ignore[no-untyped-call]
+    torch.jit.save(script, path)
 
 
 def _known(param: Path) -> Facts:
