@@ -17,12 +17,11 @@ from mnv3_bench.backends import UnknownBackendError, backend_names, get_backend,
 from mnv3_bench.environment import usable_cpus
 from mnv3_bench.errors import UsageError
 from mnv3_models import parse_variant
-from mnv3_reports.record import Cell, Request, Skipped
+from mnv3_reports.record import Cell, Model, Request, Skipped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mnv3_reports.record import Model
 
 DEFAULT_PRECISION = 0.02
 QUICK_PRECISION = 0.10
@@ -145,7 +144,7 @@ def make_plan(asked: Asked) -> Plan:
         for thread in threads
         for variant, model in models.items()
         for backend in backends
-        if model.format in get_backend(backend).info.takes
+        if _takes(backend, model)
     )
     notes += _unfit(models, backends)
     _require_cells(tuple(dict.fromkeys((*variants, *references))), cells, models)
@@ -223,6 +222,11 @@ def _paths(given: str | Sequence[str] | None) -> list[str]:
     return [given] if isinstance(given, str) else list(given or ())
 
 
+def _takes(backend: str, model: Model) -> bool:
+    info = get_backend(backend).info
+    return model.format in info.takes and not set(model.holds) & set(info.refuses)
+
+
 def _unfit(models: Mapping[str, Model], backends: Sequence[str]) -> list[str]:
     """A note for each file that some of the backends cannot be given."""
     notes = []
@@ -233,14 +237,20 @@ def _unfit(models: Mapping[str, Model], backends: Sequence[str]) -> list[str]:
                 f"a {model.format} file" if model.format != "module" else "a network with inputs of its own"
             )
             notes.append(f"{variant} is {what}, which cannot be given to: {', '.join(unable)}")
+        refusing = [name for name in backends if name not in unable and not _takes(name, model)]
+        if refusing:
+            notes.append(
+                f"{variant} holds {' and '.join(model.holds)} already; what makes it of fp32 is left out: "
+                f"{', '.join(refusing)}"
+            )
     return notes
 
 
 def _require_cells(variants: Sequence[str], cells: Sequence[Cell], models: Mapping[str, Model]) -> None:
     for variant in variants:
         if all(cell.variant != variant for cell in cells):
-            model_format = models[variant].format if variant in models else "module"
-            able = [name for name in backend_names() if model_format in get_backend(name).info.takes]
+            model = models.get(variant, Model("module", variant, ()))
+            able = [name for name in backend_names() if _takes(name, model)]
             raise UsageError(f"--backends: none of them can measure {variant}; these can: {', '.join(able)}")
 
 

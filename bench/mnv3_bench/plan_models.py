@@ -130,7 +130,7 @@ def _file(path: Path, typed: Sequence[Typed], *, alone: bool) -> Model:
     complete = bool(stated.inputs) and all(spec.dtype and None not in spec.shape for spec in stated.inputs)
     inputs = settled(path.name, stated, typed if alone or not complete else [])
     _bounded(inputs)
-    return Model(format=model_format, path=str(path.resolve()), inputs=tuple(inputs))
+    return Model(format=model_format, path=str(path.resolve()), inputs=tuple(inputs), holds=stated.holds)
 
 
 def settled(name: str, stated: Signature, typed: Sequence[Typed]) -> list[TensorSpec]:

@@ -42,6 +42,8 @@ class Model(msgspec.Struct, frozen=True):
     """Of the file; `module:function` for a module."""
     inputs: tuple[TensorSpec, ...]
     """What one call takes."""
+    holds: tuple[str, ...] = ()
+    """What of a file is below fp32 already: 'int8', 'fp16'."""
 
 
 class Cell(msgspec.Struct, frozen=True, order=True, forbid_unknown_fields=True):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from mnv3_reports import tables, units
+from mnv3_reports.compare import BASELINE
 from mnv3_reports.layout import MISSING, to_rich, width
 from mnv3_reports.provenance import partial_notice
 from mnv3_reports.summary import Summary
@@ -93,7 +96,8 @@ def _figures(row: CellRow) -> Iterator[str]:
     if row.statistics is not None:
         yield f"{units.enclosed(row.statistics.latency, 1e3)} ms"
     yield _figure(rate.value(row), rate.title)
-    yield _figure(tables.TO_EAGER.value(row), "x eager")
+    if replace(record.cell, backend=BASELINE).key in summary.run.cells:  # a file of its own runtime has none
+        yield _figure(tables.TO_EAGER.value(row), "x eager")
     tuned = summary.ratios.get((record.cell.key, summary.defaults.get(record.cell.key, "")))
     if tuned is not None:
         yield f"{units.enclosed(tuned.interval)} x its default settings"

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mnv3_bench.backends.base import OpenSpec, Signature
 from mnv3_bench.errors import UsageError
 from mnv3_bench.model_files import companions, format_of, signature
+from mnv3_bench.plan import Asked, make_plan
 from mnv3_bench.plan_models import (
     Typed,
     batch_and_resolution,
@@ -237,3 +238,34 @@ class TestModels:
         path.write_bytes(moved.SerializeToString())
         with pytest.raises(UsageError, match=r"reads '\.\./net\.data', outside its own folder"):
             companions(path)
+
+
+class TestWhatIsReducedAlready:
+    """A file below fp32 is measured as it is, and by nothing that would reduce it once more."""
+
+    @pytest.fixture
+    def halves(self, tmp_path: Path) -> Path:
+        """A convolution whose weights are stored in fp16."""
+        weights = numpy_helper.from_array(np.ones((4, 3, 3, 3), dtype=np.float16), "weights")
+        nodes = [
+            helper.make_node("Cast", ["weights"], ["wide"], to=TensorProto.FLOAT),
+            helper.make_node("Conv", ["images", "wide"], ["maps"]),
+        ]
+        given = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 8, 8])
+        made = helper.make_tensor_value_info("maps", TensorProto.FLOAT, [1, 4, 6, 6])
+        graph = helper.make_graph(nodes, "halves", [given], [made], [weights])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        onnx.save(model, tmp_path / "halves.onnx")
+        return tmp_path / "halves.onnx"
+
+    def test_such_cells_are_left_out_with_a_note(self, halves: Path) -> None:
+        plan = make_plan(Asked(models=str(halves), backends="onnxruntime,onnxruntime-int8,openvino-int8"))
+        assert plan.request.models["halves.onnx"].holds == ("fp16",)
+        assert {cell.backend for cell in plan.cells} <= {"onnxruntime", "openvino-int8"}
+        assert "onnxruntime" in {cell.backend for cell in plan.cells}
+        (note,) = [note for note in plan.notes if "already" in note]
+        assert note == ("halves.onnx holds fp16 already; what makes it of fp32 is left out: onnxruntime-int8")
+
+    def test_nothing_left_is_one_line(self, halves: Path) -> None:
+        with pytest.raises(UsageError, match=r"none of them can measure halves.onnx; these can: onnxruntime"):
+            make_plan(Asked(models=str(halves), backends="onnxruntime-int8"))

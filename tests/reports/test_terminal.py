@@ -55,5 +55,5 @@ def test_the_narrowest_gets_plain_lines() -> None:
 
 def test_other_inputs_than_images_are_called_inputs() -> None:
     (line,) = plain_lines(factory.own_run())
-    assert " inputs/s, " in line
+    assert " inputs/s" in line
     assert " images/s, " in plain_lines(factory.whole_run(epochs=2))[0]

@@ -279,12 +279,24 @@ def inspect(file: Path) -> Signature:
         inputs=tuple(map(spec, interpreter.get_input_details())),
         outputs=tuple(map(spec, interpreter.get_output_details())),
         parameters=_parameters(file),
+        holds=tuple(reduced(found)),
         facts={
             "operators": counted(found),
             "precision": ", ".join(dict.fromkeys(each.precision for each in found)),
             "signatures": ", ".join(signatures) or "none",
         },
     )
+
+
+def reduced(found: Iterable[Operator]) -> dict[str, str]:
+    """What of a file's operators is below fp32, and where: 'int8' to '41 CONV_2D (int8)'."""
+    within = list(found)
+    quantized = [each for each in within if "int8" in each.precision or each.name == "QUANTIZE"]
+    if quantized:
+        return {"int8": counted(quantized, precision=True)}
+    # Weights that are stored in half precision and computed with in fp32.
+    halves = [each for each in within if each.name == "DEQUANTIZE"]
+    return {"fp16": f"{len(halves)} tensors"} if halves else {}
 
 
 def _parameters(file: Path) -> int:

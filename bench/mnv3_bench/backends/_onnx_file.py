@@ -123,6 +123,7 @@ def signature(file: Path) -> Signature:
             for tensor in graph.initializer
             if tensor.data_type != tensor.INT64  # shapes and axes
         ),
+        holds=tuple(_reduced(model)),
         facts=facts,
     )
 
@@ -208,21 +209,23 @@ def require_float32(model: Any, name: str, precision: str) -> None:
     Raises:
         BackendError: it is quantized, or has fp16 weights.
     """
+    reduced = _reduced(model)
+    if reduced:
+        what, where = next(iter(reduced.items()))
+        raise BackendError(
+            f"{name} holds {what} already ({where}); run it with onnxruntime as it is, or give its fp32 form "
+            f"to be made {precision}"
+        )
+
+
+def _reduced(model: Any) -> dict[str, str]:
+    """What is below fp32, and where: 'int8' to '3 QLinearConv'."""
     from onnx import TensorProto
 
     kinds = Counter(node.op_type for node in nodes(model))
     quantized = ", ".join(f"{kinds[kind]} {kind}" for kind in _QUANTIZED if kinds[kind])
-    if quantized:
-        raise BackendError(
-            f"{name} is quantized already ({quantized}); run it with onnxruntime as it is, or give its fp32 form "
-            f"to be made {precision}"
-        )
     halves = sum(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
-    if halves:
-        raise BackendError(
-            f"{name} has {halves} fp16 tensors already; run it with onnxruntime as it is, or give its fp32 form "
-            f"to be made {precision}"
-        )
+    return ({"int8": quantized} if quantized else {}) | ({"fp16": f"{halves} tensors"} if halves else {})
 
 
 def _require_known_operators(model: Any, name: str) -> None:

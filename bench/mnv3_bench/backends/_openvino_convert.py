@@ -103,6 +103,7 @@ def inspect(file: Path) -> Signature:
         inputs=tuple(_spec(port) for port in model.inputs),
         outputs=tuple(_spec(port) for port in model.outputs),
         parameters=sum(prod(node.get_output_shape(0)) for node in model.get_ops() if _is_weights(node)),
+        holds=("int8",) if fake_quantizers(model) else (),
         facts={
             "operators": sum(node.get_type_name() != "Constant" for node in model.get_ops()),
             "quantized activations and weights": fake_quantizers(model),

@@ -61,6 +61,8 @@ class Signature(msgspec.Struct, frozen=True):
     outputs: tuple[OpenSpec, ...]
     parameters: int | None = None
     """Numbers in its weights, None where nothing counts them."""
+    holds: tuple[str, ...] = ()
+    """What of it is below fp32 already: 'int8', 'fp16'."""
     facts: dict[str, str | int | float | bool | None] = {}
 
 
@@ -105,6 +107,8 @@ class BackendInfo:
     """Importing `runtime_modules` starts no thread, so a process may import them and then fork into workers."""
     takes: tuple[Format, ...] = ("module",)
     """What it can be given."""
+    refuses: tuple[str, ...] = ()
+    """What a file may not hold already (`Signature.holds`), since this backend makes it of fp32."""
     native: Format | None = None
     """The kind of file whose own runtime this is: it says what such a file holds and computes its reference."""
     switches: tuple[Switch, ...] = ()

@@ -67,6 +67,7 @@ class LiteRtInt8(Backend):
             ),
             _litert.LAYOUT,
         ),
+        refuses=("int8", "fp16"),
         exact="litert",
         sources=(*_litert.SOURCES, "https://github.com/google-ai-edge/ai-edge-quantizer"),
     )
@@ -109,11 +110,10 @@ def _quantize(
     """
     interpreter = _litert.open_interpreter(exact, shapes)
     before = _litert.operators(interpreter).values()
-    quantized = [each for each in before if "int8" in each.precision or each.name in _litert.NETWORK_ONLY]
-    if quantized:
-        raise BackendError(
-            f"the file is quantized already ({_litert.counted(quantized, precision=True)}); measure it with litert"
-        )
+    reduced = _litert.reduced(before)
+    if reduced:
+        what, where = next(iter(reduced.items()))
+        raise BackendError(f"the file holds {what} already ({where}); measure it with litert")
     extremes = _calibrate(interpreter, exact, calls) if recipe == "static" else {}
     path.write_bytes(_quantized(exact, _manager(recipe, set()), extremes))
     after = _litert.operators(_litert.open_interpreter(path, shapes)).values()

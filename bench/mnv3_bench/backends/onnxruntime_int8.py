@@ -39,6 +39,7 @@ class OnnxRuntimeInt8(Backend):
         floor_snr_db=8.0,
         takes=_onnx.TAKES,
         switches=_ort.SWITCHES,
+        refuses=("int8", "fp16"),
         exact="onnxruntime",
         sources=(
             *_ort.SOURCES,

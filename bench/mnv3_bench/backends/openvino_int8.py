@@ -61,6 +61,7 @@ class OpenVinoInt8(OpenVino):
         floor_snr_db=8.0,
         native=None,
         switches=(RANGES, _openvino.PINNING),
+        refuses=("int8",),
         exact="openvino",
         sources=(
             *_openvino.SOURCES,

@@ -355,7 +355,7 @@ def test_calibration_takes_an_open_size(any_batch: Path, tmp_path: Path) -> None
     calls = [(batch[None],) for batch in images(0, "calibration", 8, 4)]
     facts = prepared("litert-int8", any_batch, calls[0], tmp_path / "int8", calibration=calls)
     assert "1 CONV_2D (int8)" in str(facts["operators"])
-    with pytest.raises(BackendError, match=r"quantized already \(.*int8.*measure it with litert"):
+    with pytest.raises(BackendError, match=r"holds int8 already \(.*int8.*measure it with litert"):
         prepared(
             "litert-int8",
             tmp_path / "int8" / _litert.MODEL,
