@@ -85,7 +85,8 @@ class ColdStarts:
         finally:
             worker.kill()
             self.launcher.forget(worker)
-        wrong = wrong_numbers(checked.finite, checked.snr_db, info.floor_snr_db)
+        compared = self.artifacts.compared.get(cell.variant, "eager fp32")
+        wrong = wrong_numbers(checked.finite, checked.snr_db, info.floor_snr_db, compared)
         if wrong is not None:
             # Before what was inspected: a run that is killed between the two inspects the cell again.
             self.record(Failure(cell.key, "fidelity", wrong))
@@ -109,7 +110,7 @@ class ColdStarts:
                     samples=checked.samples,
                     floor_snr_db=info.floor_snr_db,
                     inputs=self.artifacts.described.get(cell.variant, DESCRIPTION),
-                    reference=self.artifacts.compared.get(cell.variant, "eager fp32"),
+                    reference=compared,
                 ),
                 facts=seen.facts,
                 device_peak_bytes=seen.device_peak_bytes,
@@ -124,16 +125,16 @@ def inspected_wrong(inspected: Inspected) -> str | None:
     found = inspected.fidelity
     if found is None:
         return None
-    return wrong_numbers(found.snr_db > -SNR_CEILING_DB, found.snr_db, found.floor_snr_db)
+    return wrong_numbers(found.snr_db > -SNR_CEILING_DB, found.snr_db, found.floor_snr_db, found.reference)
 
 
-def wrong_numbers(finite: bool, snr_db: float, floor_snr_db: float) -> str | None:
+def wrong_numbers(finite: bool, snr_db: float, floor_snr_db: float, reference: str) -> str | None:
     """Why these outputs disqualify a cell, None when they do not."""
     if not finite:
         return "the outputs contain NaN or infinity"
     if snr_db < floor_snr_db:
         return (
-            f"the outputs are wrong: signal-to-noise {snr_db:.1f} dB against eager fp32 is below "
+            f"the outputs are wrong: signal-to-noise {snr_db:.1f} dB against {reference} is below "
             f"the backend's floor of {floor_snr_db:.0f} dB"
         )
     return None

@@ -159,7 +159,8 @@ class Pool:
         if self.is_ready:
             with np.load(self.path) as arrays:
                 columns = [arrays[name] for name in sorted(arrays.files, key=int)]
-            yield from zip(*columns, strict=True)
+            for call in range(len(columns[0])):
+                yield tuple(np.asarray(column[call]) for column in columns)  # of a scalar input, an array too
             return
         images = np.load(self.path, mmap_mode="r")
         for start in range(0, len(images), self.batch):

@@ -16,7 +16,7 @@ from mnv3_models import parse_variant
 from mnv3_reports.record import Model, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mnv3_bench.backends.base import OpenSpec, Signature
 
@@ -157,13 +157,28 @@ def settled(name: str, stated: Signature, typed: Sequence[Typed]) -> list[Tensor
     found = []
     for position, spec in enumerate(wanted):
         part = by_place[position] if by_place else by_name.get(spec.name)
-        found.append(_one(name, spec, part, shown))
+        found.append(_one(name, spec, part, shown, _example(wanted, by_name)))
     if not found:
         raise UsageError(f"--model: {name} does not say what it takes; type its shape, for example {EXAMPLE}")
     return found
 
 
-def _one(name: str, spec: OpenSpec, part: Typed | None, shown: str) -> TensorSpec:
+def _open(spec: OpenSpec) -> bool:
+    """Whether a user has to say something of an input: a size, or everything. A scalar has a type and no size."""
+    return None in spec.shape or (not spec.shape and not spec.dtype)
+
+
+def _example(wanted: Sequence[OpenSpec], typed: Mapping[str, Typed]) -> str:
+    """What could be typed for every open input that was not typed yet."""
+    return ",".join(
+        f"{spec.name}="
+        + ("x".join(str(_guess(spec, place)) for place in range(len(spec.shape))) or "1x3x224x224")
+        for spec in wanted
+        if _open(spec) and spec.name not in typed
+    )
+
+
+def _one(name: str, spec: OpenSpec, part: Typed | None, shown: str, example: str) -> TensorSpec:
     if part is not None:
         fits = len(part.shape) == len(spec.shape) and all(
             size in (None, given) for size, given in zip(spec.shape, part.shape, strict=True)
@@ -175,10 +190,9 @@ def _one(name: str, spec: OpenSpec, part: Typed | None, shown: str) -> TensorSpe
                 f"--input: {spec.name} of {name} is {spec.dtype}, not {part.dtype}; leave the type out"
             )
         shape: tuple[int, ...] = part.shape
-    elif None in spec.shape or (not spec.shape and not spec.dtype):
-        example = "x".join(str(_guess(spec, place)) for place in range(len(spec.shape))) or "1x3x224x224"
+    elif _open(spec):
         raise UsageError(
-            f"--model: {name} leaves sizes open ({shown}); type them, for example --input {spec.name}={example}"
+            f"--model: {name} leaves sizes open ({shown}); type them, for example --input {example}"
         )
     else:
         shape = tuple(size for size in spec.shape if size is not None)
@@ -217,7 +231,8 @@ def batch_and_resolution(inputs: Sequence[TensorSpec]) -> tuple[int, int]:
 
 
 def _shown(spec: OpenSpec) -> str:
-    return f"{spec.name} {_by(spec.shape)} {spec.dtype}".strip()
+    shape = "scalar" if spec.dtype and not spec.shape else _by(spec.shape)
+    return f"{spec.name} {shape} {spec.dtype}".strip()
 
 
 def _by(shape: Sequence[int | None]) -> str:

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mnv3_bench.backends.base import OpenSpec, Signature
 from mnv3_bench.errors import UsageError
+from mnv3_bench.inputs import Pool, samples
 from mnv3_bench.model_files import companions, format_of, signature
 from mnv3_bench.plan import Asked, make_plan
 from mnv3_bench.plan_models import (
@@ -23,6 +24,7 @@ from mnv3_bench.plan_models import (
     read_inputs,
     settled,
 )
+from mnv3_bench.prepare_worker import save_arrays
 from mnv3_reports.record import TensorSpec
 
 IMAGES = OpenSpec("images", (None, 3, 224, 224), "float32")
@@ -269,3 +271,29 @@ class TestWhatIsReducedAlready:
     def test_nothing_left_is_one_line(self, halves: Path) -> None:
         with pytest.raises(UsageError, match=r"none of them can measure halves.onnx; these can: onnxruntime"):
             make_plan(Asked(models=str(halves), backends="onnxruntime-int8"))
+
+
+def test_a_scalar_input_is_an_array_in_every_call(tmp_path: Path) -> None:
+    """A sampling rate beside a waveform: ONNX Runtime takes no number, only an array of no dimension."""
+    specs = (TensorSpec("wave", (1, 16)), TensorSpec("gain", ()), TensorSpec("rate", (), "int64"))
+    save_arrays(tmp_path / "inputs.npz", samples(0, "measure", specs, 3))
+    calls = [*Pool(tmp_path / "inputs.npz", 1).calls()]
+    assert len(calls) == 3
+    for inputs in calls:
+        assert [(each.shape, str(each.dtype)) for each in inputs] == [
+            (spec.shape, spec.dtype) for spec in specs
+        ]
+        assert all(isinstance(each, np.ndarray) for each in inputs)
+
+
+def test_every_open_input_is_in_the_example() -> None:
+    stated = Signature(
+        (
+            OpenSpec("wave", (None, None), "float32"),
+            OpenSpec("state", (2, None, 128), "float32"),
+            OpenSpec("rate", (), "int64"),
+        ),
+        (),
+    )
+    with pytest.raises(UsageError, match=r"rate scalar int64\).*--input wave=1x1,state=2x1x128$"):
+        settled("vad.onnx", stated, [])

@@ -288,6 +288,36 @@ def inspect(file: Path) -> Signature:
     )
 
 
+def require_signature(file: Path) -> None:
+    """Give a file that has no signature, as older converters wrote them, one that names inputs and outputs by tensor.
+
+    ai-edge-quantizer feeds a file by the names of its signature.
+    """
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(file.read_bytes()))
+    if model.signatureDefs:
+        return
+    graph = model.subgraphs[0]
+
+    def named(tensors: Sequence[int]) -> list[Any]:
+        maps = []
+        for place, tensor in enumerate(tensors):
+            entry = schema.TensorMapT()
+            entry.name, entry.tensorIndex = f"{place}:".encode() + graph.tensors[tensor].name, tensor
+            maps.append(entry)
+        return maps
+
+    signature = schema.SignatureDefT()
+    signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
+    signature.inputs, signature.outputs = named(graph.inputs), named(graph.outputs)
+    model.signatureDefs = [signature]
+    builder = flatbuffers.Builder(file.stat().st_size + 4096)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    file.write_bytes(builder.Output())
+
+
 def reduced(found: Iterable[Operator]) -> dict[str, str]:
     """What of a file's operators is below fp32, and where: 'int8' to '41 CONV_2D (int8)'."""
     within = list(found)

@@ -190,7 +190,9 @@ def fix_sizes(model: Any, given: Sequence[TensorSpec], name: str) -> None:
             size in (None, wanted) for size, wanted in zip(stated, spec.shape, strict=True)
         )
         for part, wanted in zip(shape.dim, spec.shape, strict=False):
-            fits = fits and symbols.setdefault(part.dim_param or f"{value.name}/{id(part)}", wanted) == wanted
+            # A name that is no identifier, such as Paddle's '?' for every size, says nothing of two being the same.
+            if part.dim_param.isidentifier():
+                fits = fits and symbols.setdefault(part.dim_param, wanted) == wanted
             part.dim_value = wanted
         if not fits:
             open_shape = "x".join("?" if size is None else str(size) for size in stated)
@@ -216,6 +218,28 @@ def require_float32(model: Any, name: str, precision: str) -> None:
             f"{name} holds {what} already ({where}); run it with onnxruntime as it is, or give its fp32 form "
             f"to be made {precision}"
         )
+
+
+def raise_opset(file: Path, least: int) -> None:
+    """Rewrite a file whose opset is older, as users' own may be.
+
+    Raises:
+        BackendError: it has operators that onnx cannot convert.
+    """
+    import onnx
+    from onnx import version_converter
+
+    model = onnx.load(str(file))
+    stated = {entry.domain: entry.version for entry in model.opset_import}
+    opset = stated.get("", stated.get("ai.onnx", least))
+    if opset >= least:
+        return
+    try:
+        onnx.save(version_converter.convert_version(model, least), str(file))
+    except Exception as error:  # the converter's share no base class
+        raise BackendError(
+            f"the file's opset is {opset} and cannot be raised to {least}: {' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 def _reduced(model: Any) -> dict[str, str]:

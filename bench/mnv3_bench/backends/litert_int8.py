@@ -79,6 +79,7 @@ class LiteRtInt8(Backend):
         with tempfile.TemporaryDirectory() as scratch:
             exact = Path(scratch) / "fp32.tflite"
             facts = _litert.write_model(preparation, exact, self.settings[_litert.LAYOUT.name])
+            _litert.require_signature(exact)
             shapes = [array.shape for array in _litert.in_file_layout(preparation.example, facts)]
             calls = [_litert.in_file_layout(call, facts) for call in preparation.calibration]
             facts |= _quantize(exact, path, recipe, shapes, calls)
@@ -149,25 +150,24 @@ def _calibrate(interpreter: Any, exact: Path, calls: Sequence[Arrays]) -> dict[s
     """Extremes of every tensor over all calls, as ai-edge-quantizer keeps them.
 
     Raises:
-        BackendError: there is nothing to calibrate with, or the file cannot be fed by name.
+        BackendError: there is nothing to calibrate with, or the quantizer cannot run the file.
     """
     from ai_edge_quantizer import calibrator
     from ai_edge_quantizer.utils import qsv_utils
 
-    signatures = list(interpreter.get_signature_list())
-    if not calls or not signatures:
-        lacking = "a signature in the file" if calls else "calibration inputs"
+    if not calls:
         raise BackendError(
-            f"static quantization needs {lacking}; recipe=dynamic and recipe=weight-only do without"
+            "static quantization needs calibration inputs; recipe=dynamic and recipe=weight-only do without"
         )
-    details = interpreter.get_signature_runner(signatures[0]).get_input_details()
+    signature = next(iter(interpreter.get_signature_list()))
+    details = interpreter.get_signature_runner(signature).get_input_details()
     names = {detail["index"]: name for name, detail in details.items()}
     fed = _litert.Call(interpreter)
     feeds = [{names[index]: array for index, array in fed.arguments(call)} for call in calls]
     with quiet():
         try:
             found = calibrator.Calibrator(str(exact), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
-            found.calibrate({signatures[0]: feeds}, _manager("static", set()))
+            found.calibrate({signature: feeds}, _manager("static", set()))
         except Exception as error:  # the quantizer's own share no base class
             raise BackendError(f"the network cannot be calibrated: {_litert.one_line(error)}") from error
     extremes: dict[str, Any] = found.get_model_qsvs()

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from mnv3_bench.backends.base import Array, Arrays, Explanation, Facts, Preparation
 
 
+CHANNEL_SCALES = 13
+"""The first opset whose DequantizeLinear takes a scale a channel (https://onnx.ai/onnx/operators/)."""
+
+
 class OnnxRuntimeInt8(Backend):
     """QDQ format, unsigned 8-bit activations, signed 8-bit weights per channel, calibrated on the given images.
 
@@ -69,6 +73,7 @@ class OnnxRuntimeInt8(Backend):
             _onnx.export(preparation, exported)
             model = _onnx_file.read(exported)
             _onnx_file.require_float32(model, preparation.variant, "int8")
+            _onnx_file.raise_opset(exported, CHANNEL_SCALES)
             folded = all(node.op_type != "BatchNormalization" for node in _onnx_file.nodes(model))
             quant_pre_process(
                 str(exported), str(inferred), skip_optimization=folded, skip_symbolic_shape=True

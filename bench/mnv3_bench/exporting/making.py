@@ -206,7 +206,8 @@ class _Maker:
         checked = told.checked
         assert checked is not None, "a check that did not fail has a result"
         floor = get_backend(target.backend).info.floor_snr_db
-        wrong = wrong_numbers(checked.finite, checked.snr_db, floor)
+        compared = artifacts.compared.get(cell.variant, "eager fp32")
+        wrong = wrong_numbers(checked.finite, checked.snr_db, floor, compared)
         if wrong is not None:
             raise WorkerError(wrong)
         self.display.say(f"{cell.variant}/{target.name}: written and checked")
@@ -221,7 +222,7 @@ class _Maker:
                 samples=checked.samples,
                 floor_snr_db=floor,
                 inputs=artifacts.described.get(cell.variant, DESCRIPTION),
-                reference=artifacts.compared.get(cell.variant, "eager fp32"),
+                reference=compared,
             ),
             runtime=str(told.facts["runtime"]),
             facts={**self.prepared[cell.key].facts, **facts, **told.facts},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import flatbuffers
 import numpy as np
 import pytest
 import torch
@@ -349,6 +350,25 @@ def test_an_open_size_is_set_to_what_was_asked_for(any_batch: Path, tmp_path: Pa
     assert explanation.by.startswith("LiteRT profiler")
     with pytest.raises(BackendError, match=r"takes serving_default_args_0 as \?x3x8x8, not as 3x3x9x9"):
         prepared("litert", any_batch, (np.zeros((3, 3, 9, 9), np.float32),), tmp_path / "nine")
+
+
+def test_a_file_without_a_signature_is_quantized_like_one_with(
+    small: Path, calls: list[Arrays], tmp_path: Path
+) -> None:
+    """Older converters wrote none; MediaPipe's files have none."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    file = small / _litert.MODEL
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(file.read_bytes()))
+    model.signatureDefs = None
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    bare = tmp_path / "bare.tflite"
+    bare.write_bytes(builder.Output())
+    assert get_backend("litert").inspect(bare).facts["signatures"] == "none"
+    prepared("litert-int8", bare, calls[0], tmp_path / "bare", calibration=calls)
+    prepared("litert-int8", file, calls[0], tmp_path / "signed", calibration=calls)
+    np.testing.assert_array_equal(run(tmp_path / "bare", *calls[0]), run(tmp_path / "signed", *calls[0]))
 
 
 def test_calibration_takes_an_open_size(any_batch: Path, tmp_path: Path) -> None:

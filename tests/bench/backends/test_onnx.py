@@ -229,6 +229,37 @@ class TestFiles:
                 _onnx_file.write_fixed(path, [TensorSpec("x", shape)], tmp_path / "fixed.onnx")
         _onnx_file.write_fixed(path, [TensorSpec("x", (2, 2, 4))], tmp_path / "fixed.onnx")
 
+    def test_names_that_are_none_make_no_sizes_equal(self, tmp_path: Path) -> None:
+        """Paddle's exporter writes '?' for every size it leaves open."""
+        path = graph(tmp_path / "net.onnx", helper.make_node("Relu", ["x"], ["y"]), ("?", "?", 4))
+        _onnx_file.write_fixed(path, [TensorSpec("x", (2, 3, 4))], tmp_path / "fixed.onnx")
+        found = get_backend("onnxruntime").inspect(tmp_path / "fixed.onnx")
+        assert found.inputs == (OpenSpec("x", (2, 3, 4), "float32"),)
+
+    def test_old_opsets_are_quantized_too(self, tmp_path: Path) -> None:
+        """Scales a channel came with opset 13."""
+        weights = np.random.default_rng(0).normal(size=(10, 3, 3, 3)).astype(np.float32)
+        nodes = [
+            helper.make_node("Conv", ["pixels", "w", "b"], ["maps"]),
+            helper.make_node("GlobalAveragePool", ["maps"], ["means"]),
+            helper.make_node("Flatten", ["means"], ["scores"]),
+        ]
+        given = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [2, 3, RESOLUTION, RESOLUTION])
+        made = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [2, 10])
+        stored = [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(weights[:, 0, 0, 0], "b")]
+        model = helper.make_model(
+            helper.make_graph(nodes, "old", [given], [made], stored),
+            opset_imports=[helper.make_opsetid("", 11)],
+            ir_version=7,
+        )
+        onnx.save(model, tmp_path / "old.onnx")
+        inputs = (images(0, "fidelity", RESOLUTION, 2),)
+        ((exact,),) = get_backend("onnxruntime").reference(tmp_path / "old.onnx", [inputs])
+        (tmp_path / "int8").mkdir()
+        prepared("onnxruntime-int8", tmp_path / "int8", tmp_path / "old.onnx")
+        found, _ = outputs("onnxruntime-int8", tmp_path / "int8", inputs)
+        assert snr_db(exact, found) > 20
+
     def test_it_says_what_it_takes(self, network: nn.Module, user_file: Path) -> None:
         found = get_backend("onnxruntime").inspect(user_file)
         assert found.inputs == (OpenSpec("pixels", (None, 3, RESOLUTION, RESOLUTION), "float32"),)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -79,3 +80,15 @@ def test_what_is_missing_comes_with_a_command() -> None:
         "no_such_runtime cannot be imported",
         "pip install no-such",
     )
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_the_docs_name_every_backend_and_what_its_defaults_follow(name: str) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "backends.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+    assert len(rows) == 1
+    info = get_backend(name).info
+    assert info.sources
+    assert all(f"<{source}>" in text for source in info.sources)
+    assert (info.extra or "") == rows[0].split("|")[2].strip()
+    assert f"{info.floor_snr_db:.0f} dB" in rows[0]
