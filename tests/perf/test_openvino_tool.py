@@ -1,14 +1,15 @@
-"""An OpenVINO cell against OpenVINO's own `benchmark_app`, whole runs taking turns on the same IR."""
+"""An OpenVINO cell against OpenVINO's own `benchmark_app` on the same IR, taking turns."""
 
 from __future__ import annotations
 
-import math
 import os
-import random
 import re
 import shutil
+import signal
+import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,52 +24,83 @@ if TYPE_CHECKING:
     from perf.cells import PreparedCell
     from pytest_benchmark.fixture import BenchmarkFixture
 
-RUNS = 10
-SECONDS = 4.0
-PERCENTILE = 20
-"""What is compared of each run. Whole runs meet disturbances of their own, which the median still has in it."""
+    from mnv3_bench.launcher import Worker
+
+EPOCHS = 10
+SECONDS = 6.0
+"""Of the tool's measuring, the turns of the cell included."""
+TURN = 0.15
 TOOL = shutil.which("benchmark_app", path=str(Path(sys.executable).parent))
 
 
-def tool_seconds(cell: PreparedCell, threads: int) -> float:
-    """Seconds of a call as `benchmark_app` tells it: the request's own clock, the input set once.
+def started_tool(cell: PreparedCell, threads: int) -> subprocess.Popen[str]:
+    """`benchmark_app` at the moment it begins to measure, stopped.
 
     `-ip f32`: by default the tool puts a conversion from 8-bit images before the network. `CI`: with it OpenVINO
     starts no telemetry.
     """
     assert TOOL is not None
-    done = subprocess.run(
+    tool = subprocess.Popen(
         [
             TOOL,
             *("-m", str(cell.directory / "model.xml"), "-d", "CPU", "-api", "sync", "-hint", "none"),
             *("-nstreams", "1", "-nthreads", str(threads), "-infer_precision", "f32", "-ip", "f32"),
-            *("-t", str(round(SECONDS)), "-latency_percentile", str(PERCENTILE)),
+            *("-t", str(round(SECONDS))),
         ],
-        env={**os.environ, **worker_environment(threads), "CI": "true"},
-        capture_output=True,
+        env={**os.environ, **worker_environment(threads), "CI": "true", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        check=True,
     )
-    found = re.search(rf"{PERCENTILE} percentile:\s+([\d.]+) ms", done.stdout)
-    assert found, done.stdout
-    return float(found[1]) / 1e3
+    assert tool.stdout is not None
+    heard = []
+    for line in tool.stdout:
+        heard.append(line)
+        if "First inference took" in line:
+            tool.send_signal(signal.SIGSTOP)
+            return tool
+    raise AssertionError("".join(heard))
 
 
-def own_seconds(cell: PreparedCell, threads: int, logs: Path) -> float:
-    """Seconds of a call as the suite's worker measures it, in a process of its own."""
-    launcher = Launcher(logs, memory_limit=None)
+def started_cell(cell: PreparedCell, threads: int, launcher: Launcher) -> tuple[Worker, float]:
+    """A worker as an epoch has it, warm and stopped, and its seconds a call."""
     images = str(cell.artifacts.pool("measure", cell.cell))
+    worker = launcher.fresh("cell", threads)
+    expect(worker.request(Import(cell.modules), 60), Imported)
+    expect(worker.request(Load("openvino", str(cell.directory), threads, "cpu", images, 1), 60), Done)
+    expect(worker.request(First(), 60), Done)
+    seconds = expect(worker.request(WarmUp(1.0), 60), Warm).call_seconds
+    worker.pause()
+    return worker, seconds
+
+
+def medians(cell: PreparedCell, threads: int, logs: Path) -> tuple[float, float]:
+    """Median seconds of a call of the cell, and as the tool tells it: the request's own clock, the input set once.
+
+    The tool is stopped whenever it is not its turn. The call that a stop falls into is one of hundreds.
+    """
+    launcher = Launcher(logs, memory_limit=None)
+    tool: subprocess.Popen[str] | None = None
     try:
-        worker = launcher.fresh("cell", threads)
-        expect(worker.request(Import(cell.modules), 60), Imported)
-        expect(worker.request(Load("openvino", str(cell.directory), threads, "cpu", images, 1), 60), Done)
-        expect(worker.request(First(), 60), Done)
-        warm = expect(worker.request(WarmUp(1.0), 60), Warm)
-        calls = max(50, round(SECONDS / warm.call_seconds))
-        turned = expect(worker.request(Turn(0, calls), 120), Turned)
-        return sorted(turned.samples_ns)[math.ceil(len(turned.samples_ns) * PERCENTILE / 100) - 1] / 1e9
+        worker, seconds = started_cell(cell, threads, launcher)
+        tool = started_tool(cell, threads)
+        samples: list[int] = []
+        while tool.poll() is None:
+            tool.send_signal(signal.SIGCONT)
+            time.sleep(TURN)
+            tool.send_signal(signal.SIGSTOP)
+            samples += expect(worker.request(Turn(4, round(TURN / seconds)), 60), Turned).samples_ns
+            worker.pause()
+        assert tool.stdout is not None
+        told = tool.stdout.read()
     finally:
+        if tool is not None:
+            tool.kill()
+            tool.wait()
         launcher.kill_all()
+    found = re.search(r"Median:\s+([\d.]+) ms", told)
+    assert found, told
+    return statistics.median(samples) / 1e9, float(found[1]) / 1e3
 
 
 @pytest.mark.skipif(TOOL is None, reason="there is no benchmark_app; pip install 'mnv3-bench[openvino]'")
@@ -80,21 +112,15 @@ def test_a_cell_against_benchmark_app(
     cell = prepared_cell(variant, "openvino", tmp_path, threads)
     ratios: list[float] = []
 
-    def one() -> None:
-        number = len(ratios)
-        found = {
-            who: own_seconds(cell, threads, tmp_path / f"logs-{number}")
-            if who == "cell"
-            else tool_seconds(cell, threads)
-            for who in random.Random(number).sample(["cell", "tool"], 2)
-        }
-        ratios.append(found["cell"] / found["tool"])
+    def epoch() -> None:
+        mine, tools = medians(cell, threads, tmp_path / f"logs-{len(ratios)}")
+        ratios.append(mine / tools)
 
-    benchmark.pedantic(one, rounds=RUNS)
+    benchmark.pedantic(epoch, rounds=EPOCHS)
     ratio = log_interval(ratios)
     benchmark.extra_info |= {"ratio": ratio.estimate, "low": ratio.low, "high": ratio.high}
     print(
         f"\n{variant}, {threads} threads: cell / benchmark_app = {ratio.estimate:.4f} "
-        f"[{ratio.low:.4f}, {ratio.high:.4f}] over {RUNS} pairs of runs"
+        f"[{ratio.low:.4f}, {ratio.high:.4f}] over {EPOCHS} epochs of both"
     )
     assert ratio.low <= 1.02

@@ -100,6 +100,8 @@ def export(asked: ExportAsked) -> Exported:
         return Exported(directory, None, tuple(lacks))
     plan = _plan(asked, targets)
     variant = plan.request.variants[0]
+    targets, reduced = _of_fp32(plan, targets)
+    lacks += reduced if selected.by_name else []
     if labels is not None and not (parse_variant(variant).is_own or variant in plan.request.models):
         _require_fitting(labels, plan.request.num_classes)
     display = Display()
@@ -273,6 +275,15 @@ def _fitting(model: str | None, targets: Sequence[Target]) -> tuple[list[Target]
         )
     reason = f"cannot be made of {given} files"
     return found, [Lack(target.name, reason) for target in targets if not takes(target)]
+
+
+def _of_fp32(plan: Plan, targets: Sequence[Target]) -> tuple[list[Target], list[Lack]]:
+    """Targets that there are cells of, and those that a file is too far gone for."""
+    there = {cell.backend for cell in plan.cells}
+    found = [target for target in targets if target.backend in there]
+    holds = " and ".join(what for model in plan.request.models.values() for what in model.holds)
+    reason = f"it is made of fp32, and the file holds {holds} already"
+    return found, [Lack(target.name, reason) for target in targets if target not in found]
 
 
 def _image(asked: ExportAsked, plan: Plan, outcome: Outcome, weights: WeightsOrigin) -> Image | None:
