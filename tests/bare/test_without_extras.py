@@ -46,9 +46,15 @@ def test_what_installs_a_backend_is_said(name: str) -> None:
 
 
 def test_all_measures_what_is_there_and_names_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "bare_net.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),\n"
+        "                         nn.Flatten(), nn.Linear(8, 5))\n"
+    )
     done = command(
-        *("--variants", "small@0.35", "--references", "none", "--backends", "all", "--resolutions", "64"),
-        *("--num-classes", "10", "--quick", "--time-budget", "8s", "--output", "run", "--cold"),
+        *("--variants", "bare_net:build", "--references", "none", "--backends", "all", "--resolutions", "64"),
+        *("--quick", "--time-budget", "8s", "--output", "run", "--cold"),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
@@ -56,7 +62,9 @@ def test_all_measures_what_is_there_and_names_the_rest(tmp_path: Path) -> None:
     for name in WITH_EXTRA:
         assert f"skipped {name}: " in done.stderr
         assert f"pip install 'mnv3-bench[{get_backend(name).info.extra}]'" in report
-    assert "v3-small@0.35/torchscript" in done.stdout
+    without = [name for name in backend_names() if name not in WITH_EXTRA]
+    for name in without:
+        assert f"bare_net:build/{name}?" in done.stdout or f"skipped {name}: " in done.stderr
 
 
 def test_a_backend_asked_for_by_name_is_one_line_and_exit_code_2(tmp_path: Path) -> None:

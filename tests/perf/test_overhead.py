@@ -38,7 +38,7 @@ def test_a_cell_against_a_bare_loop(
 
     def epoch() -> None:
         launcher = Launcher(tmp_path / "logs", memory_limit=None)
-        bare = Bare(backend, found.directory, images, threads)
+        bare = Bare(BODIES[backend], found.directory, images, threads)
         try:
             worker = launcher.fresh("cell", threads)
             load = Load(backend, str(found.directory), threads, "cpu", str(images), 1)
