@@ -132,4 +132,3 @@ def test_a_cell_against_benchmark_app(
             f"\n{variant}, {threads} threads: {who} / benchmark_app = {ratio.estimate:.3f} "
             f"[{ratio.low:.3f}, {ratio.high:.3f}] over {EPOCHS} epochs"
         )
-    assert ratio.low <= 1.02  # of one clock; what the caller waits beside it is stated, not asserted
