@@ -38,11 +38,16 @@ def building() -> Iterator[None]:
 
     Without this inductor starts as many compiler processes as the machine has cores, for every preparation. The
     precompiled C++ header stays in the user's own inductor cache: it is the compiler's start-up, not the network's.
+
+    AOTInductor's libraries are built without the line tables that it adds for profilers: 1.3 MB in each, beside 3.4 MB
+    of an int8 V3-Small, which a deployed file would be stripped of.
     """
-    import torch._inductor.config
+    from torch._inductor import config
     from torch._inductor.utils import fresh_cache
 
-    with torch._inductor.config.patch(compile_threads=1), fresh_cache():
+    lean = {"aot_inductor.enable_line_tables": False}
+    known = {name: value for name, value in lean.items() if name in config.get_config_copy()}
+    with config.patch({"compile_threads": 1, **known}), fresh_cache():
         yield
 
 
