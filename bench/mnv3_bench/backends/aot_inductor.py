@@ -22,8 +22,8 @@ class AotInductor(Backend):
     `torch.compile`'s, what it makes here is kept. Without it BatchNorm is folded by torch.fx before the export.
     `max-autotune` also generates matrix products in C++ and keeps what was faster while compiling, them or oneDNN's;
     convolutions are oneDNN's either way. V3-Small, 1 thread, taking turns, AMD EPYC with AVX-512 VNNI: 3.5 ms; 0.96 of
-    that without freezing (1.04 if BatchNorm is not folded either), 0.92 with max-autotune, 0.99 with channels-last
-    inputs, which is why there is no such switch.
+    that without freezing (1.04 if BatchNorm is not folded either), 0.92 with max-autotune, 0.80 with both, 0.99 with
+    channels-last inputs, which is why there is no such switch.
 
     Threads: the library uses PyTorch's own OpenMP runtime (the fact 'OpenMP runtimes' is 1), whose threads wait by
     spinning for some milliseconds. Where as many threads as CPUs are asked for and another program runs, a spinning
