@@ -34,6 +34,15 @@ LONGEST_BUDGET = 225.0
 QUICK_SHORTEST_BUDGET = 10.0
 
 
+class NoCellsError(UsageError):
+    """None of the backends asked for can measure a network."""
+
+    def __init__(self, variant: str, able: Sequence[str]) -> None:
+        super().__init__(f"--backends: none of them can measure {variant}; these can: {', '.join(able)}")
+        self.variant = variant
+        self.able = able
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """How long a worker may take for one order of a phase, in seconds, and how much memory it may use."""
@@ -251,7 +260,7 @@ def _require_cells(variants: Sequence[str], cells: Sequence[Cell], models: Mappi
         if all(cell.variant != variant for cell in cells):
             model = models.get(variant, Model("module", variant, ()))
             able = [name for name in backend_names() if _takes(name, model)]
-            raise UsageError(f"--backends: none of them can measure {variant}; these can: {', '.join(able)}")
+            raise NoCellsError(variant, able)
 
 
 def _tune(asked: Asked, cells: int) -> float | None:

@@ -21,6 +21,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from made_models import with_fp16_weights
 from torch import nn
 
 from mnv3_bench.backends import get_backend, missing
@@ -570,24 +571,15 @@ class TestRequests:
     def test_what_is_below_fp32_is_not_reduced_again(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        import onnx
-        from onnx import TensorProto, helper, numpy_helper
-
-        weights = numpy_helper.from_array(np.ones((4, 3, 3, 3), dtype=np.float16), "weights")
-        nodes = [
-            helper.make_node("Cast", ["weights"], ["wide"], to=TensorProto.FLOAT),
-            helper.make_node("Conv", ["images", "wide"], ["maps"]),
-        ]
-        given = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 32, 32])
-        made = helper.make_tensor_value_info("maps", TensorProto.FLOAT, [1, 4, 30, 30])
-        graph = helper.make_graph(nodes, "halves", [given], [made], [weights])
-        opset = [helper.make_opsetid("", 20)]
-        onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "halves.onnx")
+        with_fp16_weights(tmp_path / "halves.onnx", 32)
         asked = ["export", "--model", "halves.onnx", "--to", "onnx,onnx-int8", "--output", "o"]
         assert invoke(asked) == ExitCode.CELLS_FAILED
         told = capsys.readouterr()
         assert "onnx-int8 was not exported: it is made of fp32, and the file holds fp16 already" in told.err
         assert [entry["target"] for entry in read(tmp_path / "o")["files"]] == ["onnx"]
+        assert invoke(["export", "--model", "halves.onnx", "--to", "onnx-int8", "--output", "p"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "--to: nothing asked for can be made of halves.onnx; these can: onnx, openvino" in line
 
     def test_an_interrupted_export_leaves_nothing(self, tmp_path: Path, environment: dict[str, str]) -> None:
         process = subprocess.Popen(

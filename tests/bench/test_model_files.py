@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from made_models import with_fp16_weights
 from onnx import TensorProto, helper, numpy_helper
 
 from mnv3_bench.backends.base import OpenSpec, Signature
@@ -248,17 +249,7 @@ class TestWhatIsReducedAlready:
     @pytest.fixture
     def halves(self, tmp_path: Path) -> Path:
         """A convolution whose weights are stored in fp16."""
-        weights = numpy_helper.from_array(np.ones((4, 3, 3, 3), dtype=np.float16), "weights")
-        nodes = [
-            helper.make_node("Cast", ["weights"], ["wide"], to=TensorProto.FLOAT),
-            helper.make_node("Conv", ["images", "wide"], ["maps"]),
-        ]
-        given = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 8, 8])
-        made = helper.make_tensor_value_info("maps", TensorProto.FLOAT, [1, 4, 6, 6])
-        graph = helper.make_graph(nodes, "halves", [given], [made], [weights])
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-        onnx.save(model, tmp_path / "halves.onnx")
-        return tmp_path / "halves.onnx"
+        return with_fp16_weights(tmp_path / "halves.onnx", 8)
 
     def test_such_cells_are_left_out_with_a_note(self, halves: Path) -> None:
         plan = make_plan(Asked(models=str(halves), backends="onnxruntime,onnxruntime-int8,openvino-int8"))

@@ -18,7 +18,7 @@ START = """
 import json, os, sys, time
 directory, pool, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
 import numpy as np
-images = [np.ascontiguousarray(image[None]) for image in np.load(pool)[:8]]
+images = [np.ascontiguousarray(image[None]) for image in np.load(pool, mmap_mode="r")[:8]]
 own_clock = None  # what the runtime itself says that the last call took, in nanoseconds
 """
 LOOP = """

@@ -30,7 +30,7 @@ from mnv3_bench.inputs import DESCRIPTION, describe
 from mnv3_bench.keys import digest_of
 from mnv3_bench.launcher import Launcher, WorkerError
 from mnv3_bench.model_files import companions, format_of
-from mnv3_bench.plan import Asked, Limits, make_plan
+from mnv3_bench.plan import Asked, Limits, NoCellsError, make_plan
 from mnv3_bench.plan_models import is_function
 from mnv3_bench.run import MEMORY_SHARE, terminations_interrupt
 from mnv3_models import parse_variant
@@ -241,6 +241,11 @@ def _plan(asked: ExportAsked, targets: Sequence[Target]) -> Plan:
                 inputs=asked.input,
             )
         )
+    except NoCellsError as error:
+        able = [target.name for target in TARGETS if target.backend in error.able]
+        raise UsageError(
+            f"--to: nothing asked for can be made of {error.variant}; these can: {', '.join(able) or 'none'}"
+        ) from None
     except UsageError as error:
         # Planning speaks of a run's options.
         words = re.sub(
