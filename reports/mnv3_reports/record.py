@@ -9,6 +9,8 @@ Schema history:
     1  first version
     2  entries 'explained' and 'tuned'; models of the user's own; complexity and top-1 agreement may be missing.
        A record of version 1 is one of version 2.
+    3  accuracy on labelled images: entries 'evaluation', 'accuracy', 'trained' and 'sensitivity', and what was asked
+       for of them. A record of version 2 is one of version 3.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Self
 
 import msgspec
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Scalar = str | int | float | bool | None
 """What a fact may be: facts are small, printable statements about an artifact or a loaded session."""
@@ -85,6 +87,19 @@ class Cell(msgspec.Struct, frozen=True, order=True, forbid_unknown_fields=True):
         return cls(variant, backend, device, int(threads), int(batch), int(resolution))
 
 
+class Preprocessing(msgspec.Struct, frozen=True):
+    """How an image became a network's input: shorter side, centre crop, (pixel / 255 - mean) / deviation."""
+
+    resolution: int
+    resize: int
+    """Pixels of the shorter side before the crop."""
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    source: str
+    """Whose weights ask for it, or that it is assumed."""
+
+
 class Request(msgspec.Struct, frozen=True):
     """What was asked for, after names were resolved and defaults filled in."""
 
@@ -109,6 +124,20 @@ class Request(msgspec.Struct, frozen=True):
     """Variant to what it is, for networks of the user's own with inputs of their own."""
     tune: float | None = None
     """Seconds that the search for faster settings may take; None when it was not asked for."""
+    data: str | None = None
+    """Labelled images that accuracy is measured on: digits, imagefolder:PATH or npz:FILE."""
+    split: str | None = None
+    """Which of them: held-out or all. Calibration never uses an image of these."""
+    preprocessing: dict[str, Preprocessing] = {}
+    """Variant to what its weights ask for; variants with weights only."""
+    max_drop: float | None = None
+    """Loss of top-1 against fp32 that is still accepted, as a share (0.01 is one point)."""
+    recipe: str | None = None
+    """Networks without weights are trained by it, on the rest of the data, before they are measured."""
+    ablated: dict[str, str] = {}
+    """Variant to the one it lacks an ingredient of."""
+    keep_float: int = 0
+    """So many of the most sensitive layers stay in float in every quantized backend that can."""
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -319,6 +348,121 @@ class Inspected(msgspec.Struct, frozen=True, tag="inspected"):
     device_reserved_bytes: int | None = None
 
 
+class Evaluation(msgspec.Struct, frozen=True, tag="evaluation"):
+    """What accuracy was measured on."""
+
+    data: str
+    """Name of the data, no path."""
+    fingerprint: str
+    """Of the images and labels."""
+    split: str
+    """held-out or all."""
+    images: int
+    classes: tuple[str, ...]
+    calibration: str
+    """Which images quantizers were calibrated on, in words; they are none of those above."""
+    broken: dict[str, str] = {}
+    """Images that could not be decoded and are left out, to the reason."""
+
+
+class Bin(msgspec.Struct, frozen=True):
+    """Images whose top class had a probability within one range (of equal ranges from 0 to 1)."""
+
+    images: int
+    confidence: float
+    """Sum of the probabilities of their top classes."""
+    right: int
+
+
+class Pairs(msgspec.Struct, frozen=True):
+    """The same images on a cell and on its reference."""
+
+    reference: str
+    """What it was compared with, such as 'eager fp32'."""
+    both_right: int
+    only_reference: int
+    """Images that only the reference gets right."""
+    only_cell: int
+    both_wrong: int
+    agree: int
+    """Images that both put into the same class, right or wrong."""
+
+
+class Accuracy(msgspec.Struct, frozen=True, tag="accuracy"):
+    """What a cell makes of labelled images."""
+
+    cell: str
+    images: int
+    top1: int
+    """Images whose label is the most probable class."""
+    top5: int | None
+    """Images whose label is among the five most probable; None with five classes or fewer."""
+    loss: float
+    """Mean cross-entropy, in nats."""
+    loss_sd: float
+    """Its standard deviation over images."""
+    bins: tuple[Bin, ...]
+    """For the calibration error."""
+    pairs: Pairs | None
+    """None where there is no reference."""
+    preprocessing: Preprocessing
+    predictions: str
+    """File in the run directory with each image's label, five most probable classes, their probabilities and the loss."""
+    seconds: float
+    """Wall time of evaluating, decoding included."""
+    cached: bool = False
+
+
+class Trained(msgspec.Struct, frozen=True, tag="trained"):
+    """A network was trained for this run."""
+
+    variant: str
+    recipe: str
+    epochs: int
+    seed: int
+    images: int
+    """Trained on; augmentation counts none."""
+    seconds: float
+    """When it was trained."""
+    cached: bool
+    loss: float
+    """Training loss of the last epoch."""
+
+
+class LayerSensitivity(msgspec.Struct, frozen=True):
+    """What quantizing one layer alone does to the network's outputs."""
+
+    name: str
+    """Module path, such as features.4.block.1.0."""
+    kind: str
+    """stem, expansion, depthwise, projection, squeeze-excitation, last convolution, classifier."""
+    snr_db: float
+    """Of the logits, against fp32; 200 stands for 'identical or nearly so'."""
+    agreement: float
+    """Share of images with the same class as in fp32."""
+    top1: float
+    """Share of images classified correctly."""
+    loss: float
+    """Mean cross-entropy, in nats."""
+
+
+class Sensitivity(msgspec.Struct, frozen=True, tag="sensitivity"):
+    """Which layers of a network lose most when quantized to int8, one at a time, simulated in PyTorch."""
+
+    variant: str
+    resolution: int
+    images: int
+    top1: float
+    """In fp32, on the same images."""
+    loss: float
+    scheme: str
+    """In words: weights s8 a channel, activations u8 a tensor, …"""
+    layers: tuple[LayerSensitivity, ...]
+    """The most sensitive first, by signal-to-noise."""
+    together: LayerSensitivity | None = None
+    """All of them at once."""
+
+
 class Epoch(msgspec.Struct, frozen=True, tag="epoch"):
     """A set of fresh workers began to take turns."""
 
@@ -358,7 +502,7 @@ class Failure(msgspec.Struct, frozen=True, tag="failure"):
 
     cell: str
     phase: str
-    """prepare, load, first, warm-up, fidelity, measure."""
+    """prepare, load, first, warm-up, fidelity, accuracy, measure."""
     reason: str
     tail: str = ""
     """Last lines of what the process printed."""
@@ -425,6 +569,10 @@ Entry = (
     | Inspected
     | Explained
     | Tuned
+    | Evaluation
+    | Accuracy
+    | Trained
+    | Sensitivity
     | Epoch
     | Block
     | Failure
@@ -441,6 +589,7 @@ class CellRecord(msgspec.Struct):
     prepared: Prepared | None = None
     inspected: Inspected | None = None
     explained: Explained | None = None
+    accuracy: Accuracy | None = None
     failure: Failure | None = None
 
 
@@ -451,6 +600,9 @@ class Run(msgspec.Struct):
     variants: list[VariantFacts] = []
     cells: dict[str, CellRecord] = {}
     tuned: list[Tuned] = []
+    evaluation: Evaluation | None = None
+    trained: list[Trained] = []
+    sensitivities: list[Sensitivity] = []
     epochs: list[Epoch] = []
     blocks: list[Block] = []
     skipped: list[Skipped] = []
@@ -484,6 +636,18 @@ class Run(msgspec.Struct):
                 self.tuned = [tuned for tuned in self.tuned if tuned.cell != entry.cell] + [entry]
                 if entry.winner is not None:
                     self.cells.setdefault(entry.winner, CellRecord(Cell.from_key(entry.winner)))
+            case Evaluation():
+                self.evaluation = entry
+            case Accuracy():
+                self.cells[entry.cell].accuracy = entry
+            case Trained():
+                self.trained = [each for each in self.trained if each.variant != entry.variant] + [entry]
+            case Sensitivity():
+                self.sensitivities = [
+                    each
+                    for each in self.sensitivities
+                    if (each.variant, each.resolution) != (entry.variant, entry.resolution)
+                ] + [entry]
             case Failure():
                 self.cells[entry.cell].failure = entry
             case Epoch():
