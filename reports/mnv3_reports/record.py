@@ -407,7 +407,7 @@ class Accuracy(msgspec.Struct, frozen=True, tag="accuracy"):
     """None where there is no reference."""
     preprocessing: Preprocessing
     predictions: str
-    """File in the run directory with each image's label, five most probable classes, their probabilities and the loss."""
+    """File in the run directory: each image's label, its five most probable classes, their probabilities, its loss."""
     seconds: float
     """Wall time of evaluating, decoding included."""
     cached: bool = False
