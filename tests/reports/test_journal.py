@@ -142,8 +142,8 @@ def test_a_write_that_fails_halfway_leaves_the_earlier_lines(
         (b"hello\nworld\n", "is no mnv3-bench journal"),
         (b'{"type":"note","text":"x"}\n', "is no mnv3-bench journal"),
         (b'{"type":"ended","schema":1}\n', "is no mnv3-bench journal"),
-        (b'{"type":"started","schema":99}\n', "schema 99, this mnv3-bench reads schema 1 to 2; update"),
-        (b'{"type":"started","schema":0}\n', "reads schema 1 to 2; no version has ever written it"),
+        (b'{"type":"started","schema":99}\n', "schema 99, this mnv3-bench reads schema 1 to 3; update"),
+        (b'{"type":"started","schema":0}\n', "reads schema 1 to 3; no version has ever written it"),
         (b'{"type":"started","schema":1}\n', "damaged in line 1"),
     ],
 )
@@ -211,12 +211,14 @@ def test_a_run_that_is_going_on_is_not_written_by_another(tmp_path: Path) -> Non
     Journal.resume(tmp_path / "j").close()
 
 
-def test_a_journal_of_an_older_version_is_read_and_not_gone_on_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_a_journal_of_an_older_version_is_read_and_not_gone_on_with(tmp_path: Path, version: int) -> None:
     path = tmp_path / "journal.jsonl"
-    path.write_bytes((Path(__file__).parent / "record-v1" / "journal.jsonl").read_bytes())
+    path.write_bytes((Path(__file__).parent / f"record-v{version}" / "journal.jsonl").read_bytes())
     before = path.read_bytes()
     assert assemble(read_journal(path)).header.schema == SCHEMA_VERSION
-    with pytest.raises(JournalError, match=r"begun with record schema 1 .* writes schema 2; start a new run"):
+    refusal = rf"begun with record schema {version} .* writes schema {SCHEMA_VERSION}; start a new run"
+    with pytest.raises(JournalError, match=refusal):
         Journal.resume(path)
     assert path.read_bytes() == before
 
