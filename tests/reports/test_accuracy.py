@@ -65,26 +65,27 @@ def test_tangos_interval_is_that_of_a_published_example() -> None:
     assert (found.estimate, found.low, found.high) == pytest.approx((-0.0621, -0.1240, -0.0054), abs=5e-5)
 
 
-def test_tangos_interval_is_where_the_score_test_stops_rejecting() -> None:
+@pytest.mark.parametrize(
+    ("first", "second", "images"), [(3, 1, 40), (0, 4, 25), (12, 20, 300), (5, 5, 12), (1, 0, 2)]
+)
+def test_tangos_interval_is_where_the_score_test_stops_rejecting(
+    first: int, second: int, images: int
+) -> None:
     """The restricted likelihood is maximized numerically here, not by the quadratic."""
-    for first, second, images in ((3, 1, 40), (0, 4, 25), (12, 20, 300), (5, 5, 12), (1, 0, 2)):
-        found = accuracy.paired_difference(first, second, images)
-        assert found is not None
-        for end in (found.low, found.high):
 
-            def loss(share: float, end: float = end) -> float:
-                cells = (
-                    (share + end, first),
-                    (share, second),
-                    (1 - 2 * share - end, images - first - second),
-                )  # noqa: B023
-                return -sum(count * math.log(max(p, 1e-300)) for p, count in cells if count)
+    def restricted(share: float, end: float) -> float:
+        counted = ((share + end, first), (share, second), (1 - 2 * share - end, images - first - second))
+        return -sum(count * math.log(max(p, 1e-300)) for p, count in counted if count)
 
-            best = minimize_scalar(
-                loss, bounds=(max(0.0, -end), (1 - end) / 2), method="bounded", options={"xatol": 1e-12}
-            ).x
-            score = (first - second - images * end) / math.sqrt(images * (2 * best + end * (1 - end)))
-            assert abs(score) == pytest.approx(Z, rel=1e-3)
+    found = accuracy.paired_difference(first, second, images)
+    assert found is not None
+    for end in (found.low, found.high):
+        bounds = max(0.0, -end), (1 - end) / 2
+        best = minimize_scalar(
+            restricted, args=(end,), bounds=bounds, method="bounded", options={"xatol": 1e-12}
+        ).x
+        score = (first - second - images * end) / math.sqrt(images * (2 * best + end * (1 - end)))
+        assert abs(score) == pytest.approx(Z, rel=1e-3)
 
 
 @pytest.mark.parametrize("images", [1, 2, 449, 50_000])
