@@ -1,0 +1,51 @@
+"""The handwritten digits that scikit-learn ships: 1,797 real images of 8 x 8 pixels, with no network needed.
+
+They are the test set of the UCI 'Optical Recognition of Handwritten Digits' data, E. Alpaydin and C. Kaynak, 1998.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mnv3_models.data.errors import require
+from mnv3_models.data.source import Names, Source, quarter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from PIL import Image
+
+BRIGHTEST = 16
+
+
+class Digits(Source):
+    """All of them; a quarter of each digit is held out, always the same."""
+
+    def __init__(self) -> None:
+        require("sklearn", "scikit-learn", "'digits'")
+        from sklearn.datasets import load_digits
+
+        loaded = load_digits()
+        labels = loaded.target.astype(np.int64)
+        names = Names(f"digit {number}".encode() for number in range(len(labels)))
+        super().__init__(
+            spec="digits",
+            name="digits",
+            classes=[str(number) for number in range(10)],
+            labels=labels,
+            names=names,
+            held_out=quarter(labels, names),
+        )
+        self._pixels = np.rint(loaded.images * (255 / BRIGHTEST)).astype(np.uint8)  # n x 8 x 8
+
+    def read(self, index: int) -> Image.Image:
+        """One digit, 8 x 8, white on black."""
+        from PIL import Image
+
+        return Image.fromarray(self._pixels[index]).convert("RGB")
+
+    def _content(self) -> Iterator[bytes]:
+        yield self._pixels.tobytes()
+        yield self._labels.tobytes()
