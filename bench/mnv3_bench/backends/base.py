@@ -112,6 +112,8 @@ class BackendInfo:
     native: Format | None = None
     """The kind of file whose own runtime this is: it says what such a file holds and computes its reference."""
     switches: tuple[Switch, ...] = ()
+    keeps_layers: bool = False
+    """Whether its quantizer can leave single layers in float (`Preparation.float_layers`)."""
     exact: str | None = None
     """The same runtime's fp32 backend, for a quantized or reduced one: what it is held against."""
     sources: tuple[str, ...] = ()
@@ -140,6 +142,8 @@ class Preparation:
     format: Format = "module"
     file: Path | None = None
     """The user's file; None for 'module'."""
+    float_layers: tuple[str, ...] = ()
+    """Module paths, such as features.4.block.1.0, that a quantizer is to leave alone; where `keeps_layers` is set."""
 
     @property
     def model(self) -> torch.nn.Module:
