@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from mnv3_bench import __version__
 from mnv3_bench.errors import ExitCode, UsageError
+from mnv3_bench.evaluating import cli as evaluating_cli
 from mnv3_bench.exporting import cli as exporting_cli
 from mnv3_bench.gate import cli as gate_cli
 
@@ -88,7 +89,9 @@ def run(
     ] = None,
     threads: Annotated[str | None, typer.Option(help="Threads a cell, such as 1,2. Default: 1.")] = None,
     batch_sizes: Annotated[str | None, typer.Option(help="Images a call, such as 1,8. Default: 1.")] = None,
-    resolutions: Annotated[str | None, typer.Option(help="Pixels a side. Default: 224.")] = None,
+    resolutions: Annotated[
+        str | None, typer.Option(help="Pixels a side. Default: as the weights were trained, else 224.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: cpu.")] = None,
     precision: Annotated[
         str | None,
@@ -118,10 +121,50 @@ def run(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="Weights: FILE for one variant, or variant=FILE,… (.pth, .safetensors). Default: seeded."
+            help="Weights: FILE for one variant, or variant=FILE,… (.pth, .safetensors, the folder of 'train', "
+            "torchvision:NAME). Default: seeded."
         ),
     ] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Outputs of the classifier. Default: 1000.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Also measure accuracy on labelled images: digits, imagefolder:PATH[,labels=FILE] or npz:FILE."
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Which of them: held-out or all. Default: never what weights were trained on."),
+    ] = None,
+    normalization: Annotated[
+        str | None,
+        typer.Option(help="Of these images: imagenet, half or unit. Default: what is known of the weights."),
+    ] = None,
+    max_drop: Annotated[
+        str | None,
+        typer.Option(help="Points of top-1 that a backend may lose against fp32; more is shown in red."),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Train networks without weights on --data first, such as quick; 'mnv3-bench recipes'."
+        ),
+    ] = None,
+    ablate: Annotated[
+        str | None,
+        typer.Option(
+            help="Also V3's forms without an ingredient: se, hswish, residual, kernel5; or with the article's choices: "
+            "composed-hswish, se-hswish, unskipped. Each is trained by --recipe (quick) on --data (digits)."
+        ),
+    ] = None,
+    keep_float: Annotated[
+        int | None,
+        typer.Option(
+            help="So many of the most sensitive layers stay in float in quantized backends that can."
+        ),
+    ] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(help="Outputs of the classifier. Default: as the weights say, else 1000.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, inputs and order. Default: 0.")] = None,
     output: Annotated[
         str | None, typer.Option(help="Folder of this run. Default: mnv3-runs/ and the time.")
@@ -164,6 +207,13 @@ def run(
         seed=seed,
         num_classes=num_classes,
         weights=weights,
+        data=data,
+        split=split,
+        normalization=normalization,
+        max_drop=max_drop,
+        recipe=recipe,
+        ablate=ablate,
+        keep_float=keep_float,
         models=model or None,
         inputs=input or None,
         tune=tune,
@@ -268,6 +318,7 @@ def report(
 app.command("gate")(gate_cli.gate)
 app.command("gate-selftest")(gate_cli.selftest)
 app.command("export")(exporting_cli.export)
+app.command("evaluate")(evaluating_cli.evaluate)
 
 
 @app.command()

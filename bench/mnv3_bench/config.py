@@ -122,9 +122,9 @@ def _asked(table: dict[str, Any], file: Path) -> Asked:
 
 _KINDS = {
     "flag": ("quick", "cold", "tune"),
-    "integer": ("seed", "num_classes"),
-    "text": ("device", "output"),
-    "quantity": ("precision", "time_budget", "tune_budget", "timeout", "worker_memory"),
+    "integer": ("seed", "num_classes", "keep_float"),
+    "text": ("device", "output", "data", "split", "normalization", "recipe"),
+    "quantity": ("precision", "time_budget", "tune_budget", "timeout", "worker_memory", "max_drop"),
     "counts": ("threads", "batch_sizes", "resolutions"),
 }
 _EXPECTED = {

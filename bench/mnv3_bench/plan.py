@@ -12,15 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnv3_bench import plan_models
+from mnv3_bench import plan_accuracy, plan_models, plan_weights
 from mnv3_bench.backends import UnknownBackendError, backend_names, get_backend, missing
 from mnv3_bench.environment import usable_cpus
 from mnv3_bench.errors import UsageError
 from mnv3_models import parse_variant
-from mnv3_reports.record import Cell, Model, Request, Skipped
+from mnv3_reports.record import Cell, Evaluation, Model, Preprocessing, Request, Skipped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from mnv3_models.training.recipes import Recipe
+
+    from mnv3_models import data
 
 
 DEFAULT_PRECISION = 0.02
@@ -53,6 +57,9 @@ class Limits:
     warm_up: float = 60.0
     check: float = 300.0
     turn: float = 120.0
+    train: float = 86400.0
+    evaluate: float = 86400.0
+    """Of one cell; large, since nobody knows how many images there are. A dead worker is noticed at once."""
     memory_bytes: int | None = None
 
     @classmethod
@@ -65,6 +72,8 @@ class Limits:
             warm_up=seconds,
             check=seconds,
             turn=seconds,
+            train=seconds,
+            evaluate=seconds,
             memory_bytes=memory_bytes,
         )
 
@@ -92,6 +101,13 @@ class Asked:
     inputs: str | Sequence[str] | None = None
     tune: bool | None = None
     tune_budget: str | float | None = None
+    data: str | None = None
+    split: str | None = None
+    normalization: str | None = None
+    max_drop: str | float | None = None
+    recipe: str | None = None
+    ablate: str | Sequence[str] | None = None
+    keep_float: int | None = None
     timeout: str | float | None = None
     worker_memory: str | int | None = None
 
@@ -106,10 +122,16 @@ class Plan:
     notes: tuple[str, ...]
     limits: Limits = field(default_factory=Limits)
     output: Path | None = None
+    evaluation: Evaluation | None = None
+    """What accuracy is measured on."""
 
 
-def make_plan(asked: Asked) -> Plan:
+def make_plan(asked: Asked, *, timed: bool = True) -> Plan:
     """Resolve a request.
+
+    Args:
+        asked: what was typed.
+        timed: whether latency is measured; otherwise accuracy alone.
 
     Raises:
         UsageError: it is wrong; the message says what to type instead.
@@ -122,10 +144,13 @@ def make_plan(asked: Asked) -> Plan:
         )
     models = plan_models.models(given, _paths(asked.inputs))
     named = [plan_models.variant_of(name) for name in given]
-    typed = _names(asked.variants, "" if given else "large,small")
-    variants = tuple(dict.fromkeys((*(_variants(typed, "--variants") if typed or not given else ()), *named)))
-    requested = _names(asked.references, "none" if given and not typed else "v1,v2")
-    references = () if requested == ["none"] else _variants(requested, "--references")
+    files = plan_weights.read(_names(asked.weights, ""))
+    variants, ablated = _networks(asked, files, named)
+    references = _references(asked, given, timed=timed)
+    networks = tuple(dict.fromkeys((*variants, *references)))
+    weights = plan_weights.assign(files, networks)
+    accuracy = _accuracy(asked, weights, networks, models, trains=bool(ablated))
+    notes += accuracy.notes
     device = asked.device or "cpu"
     backends, skipped = _backends(_names(asked.backends, "all"), device)
     threads = _counts(asked.threads, "1", "--threads")
@@ -136,14 +161,13 @@ def make_plan(asked: Asked) -> Plan:
             "such cells wait for themselves"
         )
     batch_sizes = _counts(asked.batch_sizes, "1", "--batch-sizes")
-    resolutions = _counts(asked.resolutions, "224", "--resolutions", least=32)
     quick = bool(asked.quick)
     cells = tuple(
         Cell(variant, backend, device, thread, batch, resolution)
-        for resolution in resolutions
+        for resolution in accuracy.resolutions
         for batch in batch_sizes
         for thread in threads
-        for variant in dict.fromkeys((*variants, *references))
+        for variant in networks
         if variant not in models
         for backend in backends
         if "module" in get_backend(backend).info.takes
@@ -156,7 +180,7 @@ def make_plan(asked: Asked) -> Plan:
         if _takes(backend, model)
     )
     notes += _unfit(models, backends)
-    _require_cells(tuple(dict.fromkeys((*variants, *references))), cells, models)
+    _require_cells(networks, cells, models)
     precision = _share(asked.precision, QUICK_PRECISION if quick else DEFAULT_PRECISION, "--precision")
     default_budget = (
         max(QUICK_SHORTEST_BUDGET, QUICK_SECONDS_PER_CELL * len(cells))
@@ -164,9 +188,6 @@ def make_plan(asked: Asked) -> Plan:
         else max(SHORTEST_BUDGET, min(LONGEST_BUDGET, SECONDS_PER_CELL * len(cells)))
     )
     budget = seconds(asked.time_budget, "--time-budget") if asked.time_budget is not None else default_budget
-    num_classes = asked.num_classes if asked.num_classes is not None else 1000
-    if num_classes < 2:
-        raise UsageError(f"--num-classes {num_classes} is too few; type at least 2")
     seed = asked.seed if asked.seed is not None else 0
     if seed < 0:
         raise UsageError(f"--seed {seed} is negative; type 0 or more")
@@ -177,24 +198,159 @@ def make_plan(asked: Asked) -> Plan:
             backends=backends,
             threads=threads,
             batch_sizes=batch_sizes,
-            resolutions=resolutions,
+            resolutions=accuracy.resolutions,
             device=device,
             precision=precision,
             time_budget=budget,
             seed=seed,
-            num_classes=num_classes,
-            weights=_weights(asked.weights, tuple(dict.fromkeys((*variants, *references)))),
+            num_classes=accuracy.num_classes,
+            weights=weights.files,
             quick=quick,
             cold=bool(asked.cold),
             models=models,
             tune=_tune(asked, len(cells)),
+            data=accuracy.source.spec if accuracy.source is not None else None,
+            split=accuracy.evaluation.split if accuracy.evaluation is not None else None,
+            preprocessing=accuracy.preprocessing,
+            max_drop=_points(asked.max_drop),
+            recipe=accuracy.recipe.name if accuracy.recipe is not None else None,
+            ablated=ablated,
+            keep_float=_keep_float(asked.keep_float, accuracy.source),
+            timed=timed,
         ),
         cells=cells,
         skipped=skipped,
         notes=tuple(notes),
         limits=make_limits(asked),
         output=Path(asked.output) if asked.output else None,
+        evaluation=accuracy.evaluation,
     )
+
+
+def _networks(
+    asked: Asked, files: Sequence[plan_weights.Named], named: Sequence[str]
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Networks that are asked for, and which of them lack an ingredient of which other."""
+    of_files = [file.variant for file in files if file.variant is not None]
+    known = of_files if asked.variants is None and len(of_files) == len(files) else []
+    default = ",".join(dict.fromkeys(known)) or ("" if named else "large,small")
+    typed = _names(asked.variants, default)
+    variants = tuple(dict.fromkeys((*(_variants(typed, "--variants") if typed or not named else ()), *named)))
+    if asked.ablate is None:
+        return variants, {}
+    ingredients = _names(asked.ablate, "")
+    if not ingredients:
+        raise UsageError("--ablate names nothing; type for example --ablate se,hswish,residual,kernel5")
+    ablated = plan_accuracy.ablations(ingredients, variants)
+    return tuple(dict.fromkeys((*variants, *ablated))), ablated
+
+
+def _references(asked: Asked, models: Sequence[str], *, timed: bool) -> tuple[str, ...]:
+    """Networks to compare with; unless they are asked for, none where latency is not measured or forms are compared."""
+    alone = (models and asked.variants is None) or not timed or asked.ablate is not None
+    requested = _names(asked.references, "none" if alone else "v1,v2")
+    return () if requested == ["none"] else _variants(requested, "--references")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Accuracy:
+    """What `--data` and the weights come to."""
+
+    source: data.Source | None
+    evaluation: Evaluation | None
+    recipe: Recipe | None
+    preprocessing: dict[str, Preprocessing]
+    num_classes: int
+    resolutions: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+def _accuracy(
+    asked: Asked,
+    weights: plan_weights.Weights,
+    networks: tuple[str, ...],
+    models: Mapping[str, Model],
+    *,
+    trains: bool,
+) -> _Accuracy:
+    """Resolve what accuracy is measured on; without `--data`, only what the weights say of themselves."""
+    spec = asked.data or (plan_accuracy.ABLATION_DATA if trains else None)
+    named = asked.recipe or (plan_accuracy.ABLATION_RECIPE if trains else None)
+    for flag, value in (("--split", asked.split), ("--max-drop", asked.max_drop), ("--recipe", asked.recipe)):
+        if value is not None and spec is None:
+            raise UsageError(
+                f"{flag} is about labelled images; type --data digits or --data imagefolder:PATH too"
+            )
+    source = plan_accuracy.open_source(spec) if spec is not None else None
+    recipe = plan_accuracy.recipe_named(named) if named is not None else None
+    number = plan_accuracy.num_classes(asked.num_classes, weights, source, trains=recipe is not None)
+    pixels = plan_accuracy.resolutions(weights, recipe) if asked.resolutions is None else ()
+    pixels = pixels or _counts(asked.resolutions, "224", "--resolutions", least=32)
+    if source is None:
+        return _Accuracy(
+            source=None,
+            evaluation=None,
+            recipe=None,
+            preprocessing={},
+            num_classes=number,
+            resolutions=pixels,
+            notes=(),
+        )
+    if any(variant not in models for variant in networks):
+        plan_accuracy.check_classes(source, number)
+    chosen = plan_accuracy.subject(source, weights, asked.split)
+    found = plan_accuracy.preprocessing(networks, weights, models, pixels[0], asked.normalization, recipe)
+    if not found:
+        raise UsageError(
+            f"--data: no network here has weights to be judged; type --weights {networks[0]}=FILE, "
+            "or --recipe quick to train them first"
+        )
+    without = [variant for variant in networks if variant not in found]
+    notes = [f"{', '.join(without)}: no accuracy, since the weights are seeded"] if without else []
+    return _Accuracy(
+        source=source,
+        evaluation=Evaluation(
+            data=source.name,
+            fingerprint=source.fingerprint,
+            split=chosen.split,
+            images=chosen.images,
+            classes=tuple(source.classes),
+            calibration=chosen.sentence,
+        ),
+        recipe=recipe,
+        preprocessing=found,
+        num_classes=number,
+        resolutions=pixels,
+        notes=tuple(notes),
+    )
+
+
+def _points(given: str | float | None) -> float | None:
+    """`--max-drop`, in points of top-1: 1, '1.0' and '1%' are one point."""
+    if given is None:
+        return None
+    text = str(given).strip().removesuffix("%").strip()
+    try:
+        value = float(text)
+    except ValueError:
+        raise UsageError(
+            f"--max-drop {given} is no number of points; type for example --max-drop 1.0"
+        ) from None
+    if not 0 <= value <= 100:
+        raise UsageError(
+            f"--max-drop {given} is out of range; expected points of top-1 from 0 to 100, such as 1.0"
+        )
+    return value / 100
+
+
+def _keep_float(given: int | None, source: data.Source | None) -> int:
+    if given is None:
+        return 0
+    if given < 0:
+        raise UsageError(f"--keep-float {given} is negative; type how many layers, such as 4")
+    if given and source is None:
+        raise UsageError("--keep-float finds sensitive layers on labelled images; type --data too")
+    return given
 
 
 def make_limits(asked: Asked) -> Limits:
@@ -397,31 +553,3 @@ def size(given: str | int, flag: str) -> int:
     if match is None or unit not in _BYTES or float(match[1]) <= 0:
         raise UsageError(f"{flag} {given} is not a size; type for example {flag} 2GB")
     return int(float(match[1]) * _BYTES[unit])
-
-
-def _weights(given: str | Sequence[str] | None, variants: tuple[str, ...]) -> dict[str, str]:
-    """`FILE` when there is one variant to give it to, else `variant=FILE,…`."""
-    found: dict[str, str] = {}
-    for part in _names(given, ""):
-        name, separator, file = part.partition("=")
-        if not separator:
-            if len(variants) != 1:
-                raise UsageError(
-                    f"--weights {part}: several networks are measured ({', '.join(variants)}); "
-                    f"type --weights {variants[0]}={part}, or one variant with --references none"
-                )
-            name, file = variants[0], part
-        (variant,) = _variants([name], "--weights")
-        if variant not in variants:
-            raise UsageError(
-                f"--weights: {variant} is not measured in this run; it measures {', '.join(variants)}"
-            )
-        path = Path(file).expanduser()
-        if not path.is_file():
-            raise UsageError(f"--weights: there is no file {file}; type a .pth or .safetensors file")
-        if path.suffix not in (".pth", ".pt", ".safetensors"):
-            raise UsageError(
-                f"--weights: {file} has the suffix '{path.suffix}'; expected .pth, .pt or .safetensors"
-            )
-        found[variant] = str(path.resolve())
-    return found

@@ -16,7 +16,9 @@ from mnv3_bench.backends import get_backend
 from mnv3_bench.backends.base import Backend
 from mnv3_bench.cache import Building, Manifest, Store, digest
 from mnv3_bench.conversations import side_by_side
-from mnv3_bench.inputs import describe
+from mnv3_bench.data_worker import SENSITIVITY_FILE, TRAINED_FILE
+from mnv3_bench.environment import usable_cpus
+from mnv3_bench.inputs import COUNTS, describe
 from mnv3_bench.keys import WEIGHTS_RESOLUTION, Keys, digest_of
 from mnv3_bench.launcher import Launcher, Worker, WorkerError, expect
 from mnv3_bench.prepare_worker import (
@@ -29,6 +31,7 @@ from mnv3_bench.prepare_worker import (
     about_weights,
 )
 from mnv3_bench.protocol import (
+    DataImages,
     Done,
     Explain,
     Images,
@@ -38,19 +41,32 @@ from mnv3_bench.protocol import (
     Reference,
     Reply,
     Samples,
+    Scan,
+    Train,
     Weights,
 )
 from mnv3_models import parse_variant
-from mnv3_reports.record import Cell, Entry, Explained, Failure, Note, Prepared, Request, VariantFacts
+from mnv3_reports.record import (
+    Cell,
+    Entry,
+    Explained,
+    Failure,
+    Note,
+    Prepared,
+    Request,
+    Sensitivity,
+    Trained,
+    VariantFacts,
+)
 
 if TYPE_CHECKING:
     from mnv3_bench.plan import Limits
 
-SHORT_BUILD, INDUCTOR_BUILD = 8.0, 60.0
+SHORT_BUILD, INDUCTOR_BUILD, TRAINING = 8.0, 60.0, 120.0
 """Seconds a preparation takes, roughly, starting a process included: for the time left in the progress display."""
 
-PURPOSES: tuple[Purpose, ...] = ("fidelity", "measure", "calibration", "tuning")
-"""What every network's inputs are made for."""
+PURPOSES: tuple[Purpose, ...] = ("fidelity", "calibration", "measure", "tuning")
+"""What every network's inputs are made for; the last two only where it is timed."""
 
 Conversation = Generator[tuple[Worker, Message, float], Reply, Any]
 
@@ -71,9 +87,16 @@ class Artifacts:
     """Variant to what its inputs are, where they are not images of ours."""
     compared: dict[str, str] = field(default_factory=dict)
     """Variant to what its outputs are compared with, where that is not eager fp32."""
+    labelled: dict[tuple[str, str, int], Path] = field(default_factory=dict)
+    """(purpose, variant, resolution) to inputs made of labelled images."""
+    weights: dict[str, Path] = field(default_factory=dict)
+    """Variant to prepared weights; to the file itself for a model file."""
 
     def pool(self, purpose: Purpose, cell: Cell) -> Path:
         """What a cell is called with for one purpose."""
+        of_data = self.labelled.get((purpose, cell.variant, cell.resolution))
+        if of_data is not None:
+            return of_data
         own = self.samples.get((purpose, cell.variant))
         return own if own is not None else self.images[purpose, cell.resolution]
 
@@ -107,17 +130,21 @@ class Preparer:
         self.explain = explain
         self.keys = Keys(request)
         self.artifacts = Artifacts()
-        self._weights: dict[str, Path] = {}
+        self._float_layers: dict[tuple[str, int], tuple[str, ...]] = {}
         self._waiting: list[Callable[[], Conversation]] = []
         self._names = 0
+        self.width = 1
 
     def missing(self) -> dict[str, float]:
         """Entries that are not in the store and will have to be built, and about how long each takes."""
         wanted = [(self.keys.images(*which), 1.0) for which in self._wanted_images()]
         wanted += [(self.keys.samples(*which), 1.0) for which in self._wanted_samples()]
+        wanted += [(self.keys.data_images(*which), 1.0) for which in self._wanted_labelled()]
+        wanted += [(self.keys.scan(*which), SHORT_BUILD) for which in self._wanted_scans()]
         for cell in self.cells:
             if not parse_variant(cell.variant).is_file:
-                wanted.append((self.keys.weights(cell.variant), SHORT_BUILD))
+                work = TRAINING if self.keys.trains(cell.variant) else SHORT_BUILD
+                wanted.append((self.keys.weights(cell.variant), work))
             wanted += [
                 (self.keys.reference(cell), SHORT_BUILD),
                 (self.keys.artifact(cell), _expected_seconds(cell)),
@@ -128,9 +155,11 @@ class Preparer:
 
     def run(self, width: int, tick: Callable[[], None] | None = None) -> Artifacts:
         """Prepare everything; a cell that cannot be prepared becomes a recorded failure."""
+        self.width = width
         inputs: list[Callable[[], Conversation]] = [
             *(partial(self._images, *which) for which in self._wanted_images()),
             *(partial(self._samples, *which) for which in self._wanted_samples()),
+            *(partial(self._labelled, *which) for which in self._wanted_labelled()),
         ]
         for _ in side_by_side(inputs, width, tick=tick):
             pass
@@ -141,14 +170,36 @@ class Preparer:
         return self.artifacts
 
     def _wanted_images(self) -> list[tuple[Purpose, int]]:
-        built = [cell for cell in self.cells if not parse_variant(cell.variant).is_file]
-        wanted: list[tuple[Purpose, int]] = [("weights", WEIGHTS_RESOLUTION)] if built else []
-        sizes = dict.fromkeys(c.resolution for c in self.cells if c.variant not in self.request.models)
-        return wanted + [(purpose, size) for size in sizes for purpose in PURPOSES]
+        seeded = any(self.keys.seeds(cell.variant) for cell in self.cells)
+        wanted: list[tuple[Purpose, int]] = [("weights", WEIGHTS_RESOLUTION)] if seeded else []
+        mine = [c for c in self.cells if c.variant not in self.request.models and not self._has_data(c)]
+        sizes = dict.fromkeys(cell.resolution for cell in mine)
+        return wanted + [(purpose, size) for size in sizes for purpose in self._purposes()]
 
     def _wanted_samples(self) -> list[tuple[Purpose, str]]:
-        own = dict.fromkeys(cell.variant for cell in self.cells if cell.variant in self.request.models)
-        return [(purpose, variant) for variant in own for purpose in PURPOSES]
+        mine = [c for c in self.cells if c.variant in self.request.models and not self._has_data(c)]
+        own = dict.fromkeys(cell.variant for cell in mine)
+        return [(purpose, variant) for variant in own for purpose in self._purposes()]
+
+    def _wanted_labelled(self) -> list[tuple[Purpose, str, int]]:
+        shapes = dict.fromkeys((c.variant, c.resolution) for c in self.cells if self._has_data(c))
+        return [(purpose, *shape) for shape in shapes for purpose in self._purposes()]
+
+    def _purposes(self) -> tuple[Purpose, ...]:
+        return PURPOSES if self.request.timed else PURPOSES[:2]
+
+    def _wanted_scans(self) -> list[tuple[str, int]]:
+        """Networks of which some cell is quantized: the scan shows why it loses what it loses."""
+        int8 = [
+            c for c in self.cells if self._has_data(c) and get_backend(c.backend).info.precision == "int8"
+        ]
+        shapes = dict.fromkeys(
+            (c.variant, c.resolution) for c in int8 if not parse_variant(c.variant).is_file
+        )
+        return list(shapes)
+
+    def _has_data(self, cell: Cell) -> bool:
+        return self.keys.labelled(cell.variant, cell.resolution) is not None
 
     def _take_waiting(self) -> list[Callable[[], Conversation]]:
         waiting, self._waiting = self._waiting, []
@@ -161,12 +212,18 @@ class Preparer:
         mine = [cell for cell in self.cells if cell.variant == variant]
         try:
             if parse_variant(variant).is_file:
-                self._weights[variant] = Path(self.request.models[variant].path)
+                self.artifacts.weights[variant] = Path(self.request.models[variant].path)
             else:
                 yield from self._make_weights(variant)
         except WorkerError as error:
             self._fail(mine, error)
             return
+        for scanned in self._wanted_scans():
+            if scanned[0] == variant:
+                if self.request.keep_float:  # what is quantized waits for it
+                    yield from self._scan(*scanned)
+                else:
+                    self._waiting.append(partial(self._scan, *scanned))
         for cell in {cell.resolution: cell for cell in mine}.values():
             self._waiting.append(partial(self._reference, cell))
         shared: dict[str, list[Cell]] = {}
@@ -179,7 +236,10 @@ class Preparer:
             self._waiting.append(partial(self._artifact, group))
 
     def _make_weights(self, variant: str) -> Conversation:
-        entry = yield from self._build(
+        if self.keys.trains(variant):
+            yield from self._train(variant)
+            return
+        entry = yield from self.build(
             self.keys.weights(variant),
             f"weights of {variant}",
             lambda directory: Weights(
@@ -187,22 +247,81 @@ class Preparer:
                 num_classes=self.request.num_classes,
                 seed=self.request.seed,
                 file=self.request.weights.get(variant),
-                images=str(self.artifacts.images["weights", WEIGHTS_RESOLUTION]),
+                images=str(self.artifacts.images["weights", WEIGHTS_RESOLUTION])
+                if self.keys.seeds(variant)
+                else "",
                 directory=str(directory),
             ),
         )
-        self._weights[variant] = self.store.path(entry.key) / WEIGHTS_FILE
+        self.artifacts.weights[variant] = self.store.path(entry.key) / WEIGHTS_FILE
+
+    def _train(self, variant: str) -> Conversation:
+        key = self.keys.weights(variant)
+        was_there = self.store.find(key) is not None
+        data, recipe = self.request.data, self.request.recipe
+        assert data is not None, "what trains has data and a recipe"
+        assert recipe is not None
+        entry = yield from self.build(
+            key,
+            f"{variant} trained by recipe {recipe}",
+            lambda directory: Train(
+                variant=variant,
+                num_classes=self.request.num_classes,
+                seed=self.request.seed,
+                data=data,
+                recipe=recipe,
+                threads=self._training_threads(),
+                directory=str(directory),
+            ),
+            TRAINING,
+            limit=self.limits.train,
+            threads=self._training_threads(),
+        )
+        directory = self.store.path(entry.key)
+        self.artifacts.weights[variant] = directory / WEIGHTS_FILE
+        trained = msgspec.json.decode((directory / TRAINED_FILE).read_bytes(), type=Trained)
+        self.record(msgspec.structs.replace(trained, cached=was_there))
+
+    def _training_threads(self) -> int:
+        """Networks are trained side by side: each gets its share of the CPUs."""
+        trained = {cell.variant for cell in self.cells if self.keys.trains(cell.variant)}
+        return max(1, usable_cpus() // max(1, min(len(trained), self.width)))
+
+    def _scan(self, variant: str, resolution: int) -> Conversation:
+        """Which layers suffer from int8. Where none has to stay in float, a cell goes on without it."""
+        labelled = self.keys.labelled(variant, resolution)
+        assert labelled is not None, "only networks with labelled images are scanned"
+        try:
+            entry = yield from self.build(
+                self.keys.scan(variant, resolution),
+                f"sensitive layers of {variant}",
+                lambda directory: Scan(
+                    variant=variant,
+                    num_classes=self.request.num_classes,
+                    weights=str(self.artifacts.weights[variant]),
+                    labelled=labelled,
+                    directory=str(directory),
+                ),
+            )
+        except WorkerError as error:
+            self.record(Note(f"{variant}: its sensitive layers could not be found: {error.reason}"))
+            return
+        path = self.store.path(entry.key) / SENSITIVITY_FILE
+        found = msgspec.json.decode(path.read_bytes(), type=Sensitivity)
+        self.record(found)
+        layers = tuple(layer.name for layer in found.layers[: self.request.keep_float])
+        self._float_layers[variant, resolution] = layers
 
     def _reference(self, cell: Cell) -> Conversation:
         variant, resolution = cell.variant, cell.resolution
         try:
-            entry = yield from self._build(
+            entry = yield from self.build(
                 self.keys.reference(cell),
                 f"reference of {variant}" + (f" at {resolution}" if resolution else ""),
                 lambda directory: Reference(
                     variant=variant,
                     num_classes=self.request.num_classes,
-                    weights=str(self._weights[variant]),
+                    weights=str(self.artifacts.weights[variant]),
                     resolution=resolution,
                     images=str(self.artifacts.pool("fidelity", cell)),
                     directory=str(directory),
@@ -227,8 +346,15 @@ class Preparer:
         """One artifact, for every cell that can be measured from it."""
         cell = group[0]
         was_there = self.store.find(self.keys.artifact(cell)) is not None
+        float_layers: tuple[str, ...] = ()
+        if self.keys.float_layers(cell) is not None:
+            found = self._float_layers.get((cell.variant, cell.resolution))
+            if found is None:
+                self._fail(group, WorkerError("--keep-float: which layers are sensitive could not be found"))
+                return
+            float_layers = found
         try:
-            entry = yield from self._build(
+            entry = yield from self.build(
                 self.keys.artifact(cell),
                 f"{cell.variant}/{cell.backend}"
                 + (f" batch {cell.batch}" if len(self.request.batch_sizes) > 1 else "")
@@ -237,13 +363,14 @@ class Preparer:
                     backend=cell.backend,
                     variant=cell.variant,
                     num_classes=self.request.num_classes,
-                    weights=str(self._weights[cell.variant]),
+                    weights=str(self.artifacts.weights[cell.variant]),
                     batch=cell.batch,
                     calibration=str(self.artifacts.pool("calibration", cell)),
                     threads=cell.threads,
                     device=cell.device,
                     directory=str(directory),
                     model=self.request.models.get(cell.variant),
+                    float_layers=float_layers,
                 ),
                 _expected_seconds(cell),
             )
@@ -271,7 +398,7 @@ class Preparer:
     def _explanation(self, cell: Cell) -> Conversation:
         """The runtime's own account of a cell. A cell goes on without it: it explains figures and is none."""
         try:
-            entry = yield from self._build(
+            entry = yield from self.build(
                 self.keys.explanation(cell),
                 f"profile of {cell.variant}/{cell.backend}",
                 lambda directory: Explain(
@@ -291,19 +418,38 @@ class Preparer:
         if explained.by:
             self.record(msgspec.structs.replace(explained, cell=cell.key))
 
-    def _build(
-        self, key: dict[str, Any], title: str, order: Callable[[Path], Message], work: float = SHORT_BUILD
+    def build(
+        self,
+        key: dict[str, Any],
+        title: str,
+        order: Callable[[Path], Message],
+        work: float = SHORT_BUILD,
+        *,
+        limit: float | None = None,
+        threads: int = 1,
     ) -> Generator[tuple[Worker, Message, float], Reply, Manifest]:
-        """Find an entry, or have a worker of its own build it."""
+        """Find an entry, or have a worker of its own build it.
+
+        Args:
+            key: of the entry.
+            title: what it is called in the progress display.
+            order: what the worker is told, given the directory of the entry.
+            work: about how many seconds it takes.
+            limit: seconds it may take; as long as preparing may unless given.
+            threads: of the worker's thread pools.
+
+        Raises:
+            WorkerError: it could not be built or stored.
+        """
         found = self.store.find(key)
         if found is not None:
             return found
         start = time.perf_counter()
         self._names += 1
         with self._begin(key) as building:
-            worker = self.launcher.fresh(f"prepare-{self._names:03d}", threads=1)
+            worker = self.launcher.fresh(f"prepare-{self._names:03d}", threads=threads)
             try:
-                done = expect((yield worker, order(building.directory), self.limits.prepare), Done)
+                done = expect((yield worker, order(building.directory), limit or self.limits.prepare), Done)
             finally:
                 worker.kill()
                 self.launcher.forget(worker)
@@ -334,20 +480,22 @@ class Preparer:
 
     def _weights_origin(self, variant: str) -> str:
         if parse_variant(variant).is_file:
-            path = self._weights[variant]
+            path = self.artifacts.weights[variant]
             return f"{path.name} (sha256 {digest_of(str(path), '--model')[:12]})"
         file = self.request.weights.get(variant)
+        if self.keys.trains(variant):
+            return f"trained for this run by recipe {self.request.recipe}, seed {self.request.seed}"
         if file is None and parse_variant(variant).is_own:
             return f"as {variant} makes them, after torch.manual_seed({self.request.seed})"
         if file is None:
             return f"seeded {self.request.seed}, calibrated"
-        about = about_weights(self._weights[variant])
+        about = about_weights(self.artifacts.weights[variant])
         note = f"; {about.note}" if about.note else ""
         return f"{Path(file).name} (sha256 {digest_of(file)[:12]}, {about.layout} layout{note})"
 
     def _images(self, purpose: Purpose, resolution: int) -> Conversation:
         try:
-            entry = yield from self._build(
+            entry = yield from self.build(
                 self.keys.images(purpose, resolution),
                 f"images for {purpose} at {resolution}",
                 lambda directory: Images(
@@ -357,14 +505,41 @@ class Preparer:
             )
         except WorkerError as error:
             images = [cell for cell in self.cells if cell.variant not in self.request.models]
-            self._lose([c for c in images if purpose == "weights" or c.resolution == resolution], error)
+            here = [c for c in images if c.resolution == resolution and not self._has_data(c)]
+            self._lose(images if purpose == "weights" else here, error)
             return
         self.artifacts.images[purpose, resolution] = self.store.path(entry.key) / IMAGES_FILE
+
+    def _labelled(self, purpose: Purpose, variant: str, resolution: int) -> Conversation:
+        labelled = self.keys.labelled(variant, resolution)
+        assert labelled is not None, "asked only of networks with labelled images"
+        model = self.request.models.get(variant)
+        file = SAMPLES_FILE if model is not None else IMAGES_FILE
+        count = labelled.calibration if purpose == "calibration" else COUNTS[purpose]
+        try:
+            entry = yield from self.build(
+                self.keys.data_images(purpose, variant, resolution),
+                f"images of the data for {variant}, {purpose}",
+                lambda directory: DataImages(
+                    labelled=labelled,
+                    purpose=purpose,
+                    count=count,
+                    directory=str(directory),
+                    inputs=model.inputs if model is not None else (),
+                ),
+                work=1.0,
+            )
+        except WorkerError as error:
+            here = [c for c in self.cells if (c.variant, c.resolution) == (variant, resolution)]
+            self._lose(here, error)
+            return
+        self.artifacts.labelled[purpose, variant, resolution] = self.store.path(entry.key) / file
+        self.artifacts.described[variant] = "images of the data"
 
     def _samples(self, purpose: Purpose, variant: str) -> Conversation:
         model = self.request.models[variant]
         try:
-            entry = yield from self._build(
+            entry = yield from self.build(
                 self.keys.samples(purpose, variant),
                 f"inputs of {variant} for {purpose}",
                 lambda directory: Samples(

@@ -247,6 +247,7 @@ def _make_artifact(order: Prepare) -> Done:
         directory=Path(order.directory),
         format=order.model.format if order.model is not None else "module",  # type: ignore[arg-type]
         file=Path(order.model.path) if order.model is not None and variant.is_file else None,
+        float_layers=order.float_layers,
     )
     start = time.perf_counter()
     facts = get_backend(order.backend).prepare(preparation)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from mnv3_reports.record import Model, Scalar, TensorSpec
+from mnv3_reports.record import Model, Preprocessing, Scalar, TensorSpec
 
 if TYPE_CHECKING:
     import socket
@@ -22,11 +22,12 @@ Purpose = Literal["weights", "calibration", "fidelity", "measure", "tuning"]
 
 _MAX_FRAME: Final = 1 << 28
 
-PROTOCOL: Final = 3
+PROTOCOL: Final = 4
 """Grows with every change to a message; a gate's arms tell theirs before anything else (`gate.arm_worker`).
 
 2  LoadCallable, Load.slowdown
 3  Samples, Explain, Reference.model, Prepare.model; Checked.top1_agreement may be missing
+4  DataImages, Train, Scan, Evaluate, Prepare.float_layers
 """
 
 
@@ -63,6 +64,72 @@ class Samples(Message, frozen=True):
     directory: str
 
 
+class Labelled(msgspec.Struct, frozen=True):
+    """Which images of which data."""
+
+    data: str
+    """As `mnv3_models.data.open_data` takes it."""
+    split: str
+    calibration: int
+    """Images set apart for quantizers, which are not evaluated."""
+    preprocessing: Preprocessing
+
+
+class DataImages(Message, frozen=True):
+    """Make a network's inputs for one purpose of labelled images."""
+
+    labelled: Labelled
+    purpose: Purpose
+    count: int
+    directory: str
+    inputs: tuple[TensorSpec, ...] = ()
+    """Of a network with inputs of its own: one batch of images, channels first or last."""
+
+
+class Train(Message, frozen=True):
+    """Train a variant's weights."""
+
+    variant: str
+    num_classes: int
+    seed: int
+    data: str
+    recipe: str
+    threads: int
+    directory: str
+
+
+class Scan(Message, frozen=True):
+    """Find which layers lose most when quantized, one at a time."""
+
+    variant: str
+    num_classes: int
+    weights: str
+    labelled: Labelled
+    directory: str
+
+
+class Evaluate(Message, frozen=True):
+    """Run labelled images through an artifact, or through the network in eager fp32 where none is named."""
+
+    variant: str
+    num_classes: int
+    labelled: Labelled
+    backend: str | None
+    source: str
+    """The artifact; prepared weights where `backend` is None."""
+    threads: int
+    device: str
+    batch: int
+    workers: int
+    """Processes that decode; 0 decodes in between."""
+    reference: str | None
+    """Predictions to pair with."""
+    reference_name: str
+    directory: str
+    inputs: tuple[TensorSpec, ...] = ()
+    """As in `DataImages`."""
+
+
 class Reference(Message, frozen=True):
     """Compute reference outputs, complexity and features of a network."""
 
@@ -92,6 +159,8 @@ class Prepare(Message, frozen=True):
     device: str
     directory: str
     model: Model | None = None
+    float_layers: tuple[str, ...] = ()
+    """Module paths that a quantizer leaves alone."""
 
 
 class Explain(Message, frozen=True):
@@ -183,6 +252,10 @@ Order = (
     Images
     | Weights
     | Samples
+    | DataImages
+    | Train
+    | Scan
+    | Evaluate
     | Reference
     | Prepare
     | Explain

@@ -24,6 +24,7 @@ from mnv3_bench.conductor import Conductor, Contender, Outcome, Policy
 from mnv3_bench.display import Display, make_display
 from mnv3_bench.environment import machine, software, usable_cpus, usable_memory
 from mnv3_bench.errors import ExitCode, IncomparableError, RunStoppedError, UsageError
+from mnv3_bench.evaluating.stage import Evaluator
 from mnv3_bench.keys import Keys
 from mnv3_bench.launcher import CAN_FORK, Launcher
 from mnv3_bench.prepare import Artifacts, Preparer
@@ -69,6 +70,8 @@ class Session:
     phase_seconds: dict[str, float] = field(default_factory=dict)
     precision: float | None = None
     """Reached when measuring was interrupted."""
+    preparer: Preparer | None = None
+    """What builds entries of the store, once it was asked to."""
 
     def record(self, entry: Entry) -> None:
         """Keep an entry: on disk first, then in memory."""
@@ -104,9 +107,12 @@ def execute(session: Session) -> ExitCode:
     with terminations_interrupt():
         try:
             artifacts = prepare(session)
-            inspect(session, artifacts)
-            tune(session, artifacts)
-            outcome = measure(session, artifacts)
+            evaluate(session, artifacts)
+            outcome = Outcome("nothing-left", None, 0.0, 0.0)
+            if session.run.header.request.timed:
+                inspect(session, artifacts)
+                tune(session, artifacts)
+                outcome = measure(session, artifacts)
         except KeyboardInterrupt:
             interrupted = True
             outcome = Outcome("interrupted", session.precision, 0.0, 0.0)
@@ -141,7 +147,11 @@ def open_run(plan: Plan, command: str) -> Session:
     session = _session(directory, journal, Run.started(header), plan.limits)
     try:
         journal.append(header)
-        entries: list[Entry] = [*plan.skipped, *(Note(text) for text in (*plan.notes, *_blind_spots()))]
+        entries: list[Entry] = [
+            *plan.skipped,
+            *([plan.evaluation] if plan.evaluation is not None else []),
+            *(Note(text) for text in (*plan.notes, *_blind_spots())),
+        ]
         for entry in entries:
             session.record(entry)
     except JournalError as error:
@@ -227,11 +237,40 @@ def prepare(session: Session) -> Artifacts:
         session.limits,
         record,
         session.display.step,
+        explain=request.timed,
     )
+    session.preparer = preparer
     with session.phase("prepare"):
         missing = preparer.missing()
         session.display.begin("prepare", len(missing), sum(missing.values()))
         return preparer.run(_build_width(), session.display.tick)
+
+
+def evaluate(session: Session, artifacts: Artifacts) -> None:
+    """Where there are labelled images: what every cell makes of them."""
+    run, request = session.run, session.run.header.request
+    keys = Keys(request)
+    cells = [
+        cell
+        for cell in session.cells()
+        if keys.labelled(cell.variant, cell.resolution) is not None and run.cells[cell.key].accuracy is None
+    ]
+    if request.data is None or not cells:
+        return
+    assert session.preparer is not None, "cells are prepared before they are evaluated"
+    evaluator = Evaluator(
+        session.directory,
+        keys,
+        artifacts,
+        session.preparer,
+        session.limits,
+        session.record,
+        session.display.step,
+        evaluation=run.evaluation,
+    )
+    session.display.begin("evaluate", evaluator.missing(cells))
+    with session.phase("evaluate"):
+        evaluator.run(cells, usable_cpus(), session.display.tick)
 
 
 def inspect(session: Session, artifacts: Artifacts) -> None:
@@ -368,7 +407,8 @@ def finish(session: Session, outcome: Outcome, interrupted: bool) -> ExitCode:
     run = session.run
     measured = {block.cell for block in run.blocks}
     # What tuning found was not asked for.
-    failures = any(run.cells[key].failure or key not in measured for key in run.header.cells)
+    timed = run.header.request.timed
+    failures = any(run.cells[key].failure or (timed and key not in measured) for key in run.header.cells)
     lacking = any(skip.requested for skip in run.skipped)
     status = "partial" if interrupted else "failures" if failures or lacking else "complete"
     try:

@@ -28,7 +28,9 @@ from mnv3_bench.protocol import (
     Check,
     Checked,
     Close,
+    DataImages,
     Done,
+    Evaluate,
     Explain,
     Failed,
     First,
@@ -47,7 +49,9 @@ from mnv3_bench.protocol import (
     Reference,
     Reply,
     Samples,
+    Scan,
     Seen,
+    Train,
     Turn,
     Turned,
     Warm,
@@ -176,6 +180,10 @@ class Worker:
                 from mnv3_bench import prepare_worker
 
                 return prepare_worker.carry_out(order)
+            case DataImages() | Train() | Scan() | Evaluate():
+                from mnv3_bench import data_worker
+
+                return data_worker.carry_out(order)
             case _:
                 raise ValueError(f"no worker carries out {type(order).__name__}")
 

@@ -138,6 +138,8 @@ class Request(msgspec.Struct, frozen=True):
     """Variant to the one it lacks an ingredient of."""
     keep_float: int = 0
     """So many of the most sensitive layers stay in float in every quantized backend that can."""
+    timed: bool = True
+    """Whether latency was to be measured; an evaluation measures accuracy alone."""
 
 
 class Machine(msgspec.Struct, frozen=True):

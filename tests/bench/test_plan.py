@@ -77,9 +77,9 @@ def test_a_reference_that_is_asked_for_is_measured_once() -> None:
         (Asked(seed=-1), r"--seed -1 is negative"),
         (Asked(num_classes=1), r"--num-classes 1 is too few"),
         (Asked(device="tpu"), r"--device tpu is not known; type cpu, cuda or cuda:N"),
-        (Asked(weights="nowhere.pth"), r"--weights nowhere.pth: several networks are measured"),
+        (Asked(weights="nowhere.pth"), r"--weights: there is no file nowhere.pth"),
         (Asked(variants="small", references="none", weights="no.pth"), r"--weights: there is no file no.pth"),
-        (Asked(variants="small", weights="large=x.pth"), r"--weights: v3-large is not measured in this run"),
+        (Asked(variants="small", weights="large=x.pth"), r"--weights: there is no file x.pth"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what_to_type(asked: Asked, message: str) -> None:
