@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 BASELINE = "eager"
 """The backend that every other one is compared with."""
 
-Kind = Literal["variant", "backend", "tuned", "exact"]
+Kind = Literal["variant", "backend", "tuned", "exact", "ablation"]
 
 
 class PrintedRatio(NamedTuple):
@@ -25,7 +25,8 @@ class PrintedRatio(NamedTuple):
     denominator: str
     kind: Kind
     """`variant`: a requested network against a reference network; `backend`: a runtime against eager; `tuned`: what a
-    search found against the default settings; `exact`: a reduced precision against the same runtime's fp32."""
+    search found against the default settings; `exact`: a reduced precision against the same runtime's fp32; `ablation`:
+    a network without an ingredient against the whole one."""
 
 
 def ratios_of(run: Run, cells: Iterable[Cell]) -> list[PrintedRatio]:
@@ -44,7 +45,15 @@ def ratios_of(run: Run, cells: Iterable[Cell]) -> list[PrintedRatio]:
         if record.explained is not None and record.explained.exact is not None
     ]
     request = run.header.request
-    return printed_ratios(cells, request.variants, request.references, (*tuned, *exact))
+    listed = list(cells)
+    ablation = [
+        PrintedRatio(cell.key, replace(cell, variant=request.ablated[cell.variant]).key, "ablation")
+        for cell in listed
+        if cell.variant in request.ablated
+    ]
+    # An ablated form stands beside its whole network, and not beside others.
+    variants = [variant for variant in request.variants if variant not in request.ablated]
+    return printed_ratios(listed, variants, request.references, (*tuned, *exact, *ablation))
 
 
 def printed_ratios(
@@ -64,7 +73,8 @@ def printed_ratios(
         cells: what is (or will be) measured, without the cells that failed.
         variants: requested variants, as `Request.variants`.
         references: reference variants, as `Request.references`.
-        further: comparisons that follow from no name: tuned against default settings, reduced precision against fp32.
+        further: comparisons that follow from no name: tuned against default settings, reduced precision against fp32,
+            ablated forms against whole networks.
     """
     listed = list(cells)
     present = {(cell.variant, cell.backend, cell.setting): cell.key for cell in listed}

@@ -25,7 +25,7 @@ def to_csv(run: Run) -> str:
 
 
 def to_json(run: Run) -> str:
-    """The cells as objects, the printed ratios with their intervals, and what they were measured on."""
+    """The cells as objects, the printed ratios with their intervals, and what latency and accuracy were measured on."""
     summary = Summary(run)
     document = {
         "schema": run.header.schema,
@@ -36,6 +36,9 @@ def to_json(run: Run) -> str:
         "request": run.header.request,
         "machine": run.header.machine,
         "software": run.header.software,
+        "evaluation": run.evaluation,
+        "trained": run.trained,
+        "sensitivities": run.sensitivities,
         "cells": flat.rows(summary),
         "ratios": [
             {

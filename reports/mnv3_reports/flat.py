@@ -5,7 +5,10 @@ The columns and their types are the same for every run, so rows of many runs can
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from mnv3_reports.accuracy import calibration_error, mean_interval, wilson_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +87,8 @@ def _interval(
     def end(which: Literal["low", "high"]) -> Callable[[Summary, CellRecord], Scalar]:
         def value(summary: Summary, record: CellRecord) -> Scalar:
             interval = find(summary, record)
-            return getattr(interval, which) if interval is not None and interval.bounded else None
+            ends = (interval.low, interval.high) if interval is not None else (math.nan,)
+            return getattr(interval, which) if all(map(math.isfinite, ends)) else None
 
         return value
 
@@ -115,6 +119,68 @@ def _quantile(name: str) -> Callable[[Summary, CellRecord], Interval | None]:
 def _to_eager(summary: Summary, record: CellRecord) -> Interval | None:
     ratio = summary.to_eager(record.cell)
     return None if ratio is None else ratio.interval
+
+
+def _evaluation(name: str, column: str) -> Field:
+    def value(summary: Summary, record: CellRecord) -> Scalar:
+        found = summary.run.evaluation
+        return None if found is None or record.accuracy is None else getattr(found, name)
+
+    return Field(column, "string", value)
+
+
+def _accuracy(name: str, kind: Kind, column: str) -> Field:
+    def value(_summary: Summary, record: CellRecord) -> Scalar:
+        return None if record.accuracy is None else getattr(record.accuracy, name)
+
+    return Field(column, kind, value)
+
+
+def _top1(_summary: Summary, record: CellRecord) -> Interval | None:
+    found = record.accuracy
+    return wilson_interval(found.top1, found.images) if found is not None else None
+
+
+def _top5(_summary: Summary, record: CellRecord) -> Interval | None:
+    found = record.accuracy
+    if found is None or found.top5 is None:
+        return None
+    return wilson_interval(found.top5, found.images)
+
+
+def _loss(_summary: Summary, record: CellRecord) -> Interval | None:
+    found = record.accuracy
+    return mean_interval(found.loss, found.loss_sd, found.images) if found is not None else None
+
+
+def _calibration(_summary: Summary, record: CellRecord) -> Scalar:
+    return calibration_error(record.accuracy.bins) if record.accuracy is not None else None
+
+
+def _drop(summary: Summary, record: CellRecord) -> Interval | None:
+    drop = summary.drop(record.cell)
+    return None if drop is None else drop.interval
+
+
+def _mcnemar(summary: Summary, record: CellRecord) -> Scalar:
+    drop = summary.drop(record.cell)
+    return None if drop is None else drop.p
+
+
+def _verdict(summary: Summary, record: CellRecord) -> Scalar:
+    drop = summary.drop(record.cell)
+    return None if drop is None else drop.verdict
+
+
+def _against_limit(summary: Summary, record: CellRecord) -> Scalar:
+    drop, limit = summary.drop(record.cell), summary.run.header.request.max_drop
+    return None if drop is None or limit is None else drop.against(limit)
+
+
+def _agreement(summary: Summary, record: CellRecord) -> Scalar:
+    pairs = record.accuracy.pairs if record.accuracy is not None else None
+    drop = summary.drop(record.cell)
+    return None if pairs is None or drop is None else pairs.agree / drop.interval.n
 
 
 def _throughput(summary: Summary, record: CellRecord) -> Scalar:
@@ -180,6 +246,18 @@ FIELDS: tuple[Field, ...] = (
     _fidelity("top1_agreement", "float64", "fidelity_top1_agreement"),
     _fidelity("samples", "int64", "fidelity_inputs"),
     _fidelity("reference", "string", "fidelity_reference"),
+    _evaluation("data", "accuracy_data"),
+    _evaluation("fingerprint", "accuracy_data_fingerprint"),
+    _accuracy("images", "int64", "accuracy_images"),
+    *_interval(_top1, "top1"),
+    *_interval(_top5, "top5"),
+    *_interval(_drop, "top1_drop"),
+    Field("top1_drop_mcnemar_p", "float64", _mcnemar),
+    Field("top1_drop_verdict", "string", _verdict),
+    Field("top1_drop_against_accepted", "string", _against_limit),
+    Field("class_agreement", "float64", _agreement),
+    *_interval(_loss, "loss"),
+    Field("expected_calibration_error", "float64", _calibration),
     _part("failure", "phase", "string", "failure_phase"),
     _part("failure", "reason", "string", "failure_reason"),
 )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 MISSING = "–"
+ALERT = "🔴"
 Align = Literal["left", "right"]
 
 
@@ -27,6 +28,8 @@ class Value(NamedTuple):
     note: str | None = None
     code: bool = False
     """It is a name to be typed as it stands."""
+    alert: bool = False
+    """It is above what was accepted: red on a terminal, with a red circle in markdown."""
 
 
 def missing(reason: str) -> Value:
@@ -84,7 +87,9 @@ def to_markdown(table: Table) -> str:
     ]
     lines += [
         _line(
-            (code(value.text) if value.code else escape(value.text)) + notes.mark(value.note, "<sup>{}</sup>")
+            (code(value.text) if value.code else escape(value.text))
+            + (f" {ALERT}" if value.alert else "")
+            + notes.mark(value.note, "<sup>{}</sup>")
             for value in row
         )
         for row in table.rows
@@ -107,7 +112,7 @@ def to_rich(table: Table, title: str | None = None, caption: str | None = None) 
     for heading, align, wraps in zip(table.headings, table.alignments, _wrapping(table), strict=True):
         rich_table.add_column(Text(heading), justify=align, no_wrap=not wraps)
     for row in table.rows:
-        rich_table.add_row(*(Text(value.text + notes.mark(value.note, " ({})")) for value in row))
+        rich_table.add_row(*(Text(_on_terminal(value, notes), "bold red" * value.alert) for value in row))
     below = [f"({letter}) {note}" for note, letter in notes] + ([caption] if caption else [])
     if below:
         rich_table.caption = Text("\n".join(below))
@@ -120,11 +125,16 @@ def width(table: Table, *, wrapped: bool = False) -> int:
     total = len(table.headings) + 1
     for place, (heading, wraps) in enumerate(zip(table.headings, _wrapping(table), strict=True)):
         values = [row[place] for row in table.rows]
-        texts = [heading, *(value.text + notes.mark(value.note, " ({})") for value in values)]
+        texts = [heading, *(_on_terminal(value, notes) for value in values)]
         total += max(
             len(part) for text in texts for part in (text.split() if wraps and wrapped else text.splitlines())
         )
     return total
+
+
+def _on_terminal(value: Value, notes: _Notes) -> str:
+    """What a terminal shows; an alert is not told by its colour alone."""
+    return value.text + (" !" if value.alert else "") + notes.mark(value.note, " ({})")
 
 
 def _wrapping(table: Table) -> list[bool]:

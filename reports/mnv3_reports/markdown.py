@@ -5,7 +5,17 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from mnv3_reports import explanation, network_tables, provenance, tables, tuned, units
+from mnv3_reports import (
+    accuracy_section,
+    accuracy_tables,
+    explanation,
+    network_tables,
+    provenance,
+    tables,
+    tuned,
+    units,
+)
+from mnv3_reports.accuracy_words import FLAG
 from mnv3_reports.answer import answer
 from mnv3_reports.cell_words import inputs_of
 from mnv3_reports.escaping import code, inline
@@ -32,6 +42,9 @@ runtime's bare import; MB is 10^6 bytes. Build is what the artifact took when it
 an earlier run). SNR and "same top-1" compare outputs with eager fp32 unless a note says otherwise;
 200 dB stands for identical or nearly so."""
 
+LEGEND_OF_ACCURACY = """ top-1 is of labelled images, and the drop is what eager fp32 gets right more of the same
+images, in points: the section Accuracy says how both are meant."""
+
 
 class Picture(NamedTuple):
     """A chart that lies beside the report."""
@@ -46,6 +59,7 @@ def report_text(summary: Summary, pictures: Sequence[Picture] = ()) -> str:
     sections = chain(
         _opening(summary),
         _results(summary),
+        _titled("## Accuracy", accuracy_section.section(summary)),
         _titled("## Tuned forms", tuned.section(summary)),
         _titled("## Why, by the runtimes' own account", explanation.section(summary)),
         _references(summary),
@@ -67,13 +81,20 @@ def _titled(heading: str, paragraphs: Iterable[str]) -> Iterable[str]:
 def _opening(summary: Summary) -> Iterable[str]:
     request = summary.run.header.request
     ours = any(variant not in request.models for variant in request.variants) or not request.variants
-    yield f"# {'MobileNet benchmark' if ours else 'Benchmark'}: {inline(provenance.listed(request.variants))}"
+    yield f"# {'MobileNet benchmark' if ours else 'Benchmark'}: {_named(summary)}"
     notice = provenance.partial_notice(summary.run)
     if notice is not None:
         yield f"> **{notice}**"
     yield answer(summary)
     yield "## What was asked, and of which machine"
     yield "\n".join(provenance.asked(summary))
+
+
+def _named(summary: Summary) -> str:
+    """The requested networks; without ablated forms where there are others."""
+    request = summary.run.header.request
+    whole = [variant for variant in request.variants if variant not in request.ablated]
+    return inline(provenance.listed(whole or request.variants))
 
 
 def _results(summary: Summary) -> Iterable[str]:
@@ -88,12 +109,14 @@ def _results(summary: Summary) -> Iterable[str]:
     for variant in summary.variants:
         parts = list(_network(summary, variant))
         heading = f"{variant}: {_size(summary, variant)}"
-        if variant in request.variants:
+        if variant in request.ablated:
+            yield folded(f"{heading} (a form of {request.ablated[variant]})", "\n\n".join(parts))
+        elif variant in request.variants:
             yield f"### {inline(heading)}"
             yield from parts
         else:
             yield folded(f"{heading} (reference)", "\n\n".join(parts))
-    yield " ".join(LEGEND.split())
+    yield " ".join((LEGEND if summary.run.evaluation is None else LEGEND + LEGEND_OF_ACCURACY).split())
     facts = fact_lines(summary)
     if facts:
         yield folded(
@@ -134,7 +157,8 @@ def _network(summary: Summary, variant: str) -> Iterable[str]:
         deployment = to_markdown(tables.cells_table(page, tables.deployment(summary)))
         if len(page) > SHORT:
             deployment = folded("Size, memory, start-up and agreement", deployment)
-        parts = [to_markdown(tables.cells_table(page, tables.speed(page))), deployment]
+        beside = accuracy_tables.BESIDE_SPEED if summary.run.evaluation is not None else ()
+        parts = [to_markdown(tables.cells_table(page, [*tables.speed(page), *beside])), deployment]
         title = summary.names.describe(page[0].record.cell)
         if number:
             yield folded(f"With {title}", "\n\n".join(parts))
@@ -149,7 +173,7 @@ def _network(summary: Summary, variant: str) -> Iterable[str]:
     if flagged:
         worst = sorted(flagged, key=lambda backend: -flagged[backend])
         shares = ", ".join(f"{code(backend)} {units.percent(flagged[backend])}" for backend in worst)
-        yield f"{tables.FLAG} Flagged, for {tables.OTHER_CLASSES}: {shares}."
+        yield f"{FLAG} Flagged, for {tables.OTHER_CLASSES}: {shares}."
 
 
 def _size(summary: Summary, variant: str) -> str:

@@ -79,11 +79,13 @@ def read(directory: Path | None, name: str) -> Predictions:
     if directory is None:
         raise PredictionsError("the run directory with its predictions is not at hand")
     path = directory / name
-    if not path.resolve().is_relative_to(directory.resolve()):
-        raise PredictionsError(f"'{name}' lies outside the run directory")
     try:
+        if not path.resolve().is_relative_to(directory.resolve()):
+            raise PredictionsError(f"'{name}' lies outside the run directory")
         with np.load(path, allow_pickle=False) as arrays:
             indices, labels, classes = (arrays[part] for part in ("indices", "labels", "classes"))
+    except PredictionsError:
+        raise
     except FileNotFoundError:
         raise PredictionsError(f"'{name}' is missing from the run directory") from None
     except (OSError, KeyError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
@@ -99,6 +101,8 @@ def read(directory: Path | None, name: str) -> Predictions:
         or kinds - set("iu")
     ):
         raise PredictionsError(f"'{name}' holds arrays that do not fit together; evaluate again")
+    if len(labels) and min(labels.min(), classes.min()) < 0:
+        raise PredictionsError(f"'{name}' has a class below zero; evaluate again")
     if len(np.unique(indices)) != len(indices):
         raise PredictionsError(f"'{name}' has an image twice; evaluate again")
     return Predictions(indices, labels, classes[:, 0].astype(np.int64))

@@ -23,6 +23,11 @@ processes. p90 to p99 carry exact order-statistic intervals for independent call
 are correlated, so take those as too narrow rather than too wide. Inputs are seeded, like images where
 they are images, and taken in turn from a small pool."""
 
+METHOD_OF_ACCURACY = """\
+Every cell has its own process, which loads a finished artifact and answers each image once; images are decoded by
+other processes in the same order for every cell. The answers of a cell are held against those of its network in eager
+fp32, image by image. Intervals are at 95 %."""
+
 STOPPED = {
     "precision": "every printed ratio is as precise as asked",
     "budget": "the time budget was spent",
@@ -47,15 +52,25 @@ def asked(summary: Summary) -> list[str]:
     """What was asked for, and of which machine, as markdown bullets."""
     request, machine = summary.run.header.request, summary.run.header.machine
     shapes = [f"batch {listed(request.batch_sizes)}", f"pixels {listed(request.resolutions)}"]
+    timing = [
+        f"every printed ratio to ± {units.percent(request.precision)}",
+        f"at most {units.duration(request.time_budget)} of measuring",
+    ]
+    forms = [variant for variant in request.variants if variant in request.ablated]
     wishes = [
-        f"networks {inline(listed(request.variants))}",
-        f"references {inline(listed(request.references))}",
+        f"networks {inline(listed(v for v in request.variants if v not in request.ablated))}",
+        *([f"ablated forms {inline(listed(forms))}"] if forms else []),
+        *(
+            [f"references {inline(listed(request.references))}"]
+            if request.timed or request.references
+            else []
+        ),
         f"backends {listed(map(code, request.backends))}",
         f"threads {listed(request.threads)}",
         *([] if only_models(request) else shapes),
         f"device {request.device}",
-        f"every printed ratio to ± {units.percent(request.precision)}",
-        f"at most {units.duration(request.time_budget)} of measuring",
+        *(timing if request.timed else ["accuracy alone"]),
+        *_accuracy(request),
         f"seed {request.seed}",
     ]
     if request.tune is not None:
@@ -73,6 +88,21 @@ def asked(summary: Summary) -> list[str]:
     if machine.gpus:
         facts.append(f"- **GPUs:** {', '.join(machine.gpus)}.")
     return facts
+
+
+def _accuracy(request: Request) -> Iterable[str]:
+    """What was asked for about accuracy."""
+    if request.data is not None:
+        # A path is the reader's own; which data they are is told where accuracy is.
+        yield f"accuracy on {inline(request.data.partition(':')[0])}" + (
+            f", {inline(request.split)}" if request.split is not None else ""
+        )
+    if request.max_drop is not None:
+        yield f"a drop of {units.significant(request.max_drop * 100, 2)} points accepted"
+    if request.recipe is not None:
+        yield f"networks without weights trained by recipe {inline(request.recipe)}"
+    if request.keep_float:
+        yield f"the {units.counted(request.keep_float, 'most sensitive layer')} kept in float"
 
 
 def only_models(request: Request) -> bool:
@@ -111,7 +141,8 @@ def _weights(summary: Summary) -> str:
     unfilled = [v for v in summary.variants if v not in request.weights and v not in files]
     # `module:function` is a user's own network, which makes its own weights.
     own = [variant for variant in unfilled if ":" in variant]
-    seeded = [variant for variant in unfilled if variant not in own]
+    trained = [each.variant for each in summary.run.trained if each.variant in unfilled]
+    seeded = [variant for variant in unfilled if variant not in own and variant not in trained]
     real = [
         f"{inline(variant)} from {inline(sources.get(variant, path))}"
         for variant, path in request.weights.items()
@@ -122,9 +153,11 @@ def _weights(summary: Summary) -> str:
         parts.append(f"those in the files {listed(each)}.")
     if own:
         parts.append(f"as they are made by {inline(listed(own))}, after torch.manual_seed({request.seed}).")
+    if trained:
+        parts.append(f"trained for this run: {inline(listed(trained))}{';' if seeded else '.'}")
     if seeded:
         parts.append(
-            f"random, seeded ({request.seed}) and calibrated for {listed(seeded)}. Speed and memory hardly "
+            f"random, seeded ({request.seed}) and calibrated for {inline(listed(seeded))}. Speed and memory hardly "
             "depend on them, but fidelity computed with them says little about accuracy."
         )
     return " ".join(parts) or "no network was planned."
@@ -133,24 +166,32 @@ def _weights(summary: Summary) -> str:
 def method(summary: Summary) -> list[str]:
     """How it was measured, as markdown paragraphs."""
     run = summary.run
-    return [" ".join(METHOD.split()), "\n".join(_course(summary)), fenced(run.header.command), _versions(run)]
+    text = METHOD if run.header.request.timed else METHOD_OF_ACCURACY
+    return [" ".join(text.split()), "\n".join(_course(summary)), fenced(run.header.command), _versions(run)]
 
 
 def _course(summary: Summary) -> Iterable[str]:
     run = summary.run
     header, finished = run.header, run.finished
     rounds = len({(block.epoch, block.round) for block in run.blocks})
-    yield f"- Epochs: {len({block.epoch for block in run.blocks})}; rounds in all: {rounds}."
+    timed = header.request.timed
+    if timed:
+        yield f"- Epochs: {len({block.epoch for block in run.blocks})}; rounds in all: {rounds}."
     if finished is None:
         yield "- Stopped because: the run was cut off."
-    else:
+    elif timed:
         reached = finished.precision_reached
         shown = f"± {units.percent(reached)}" if reached is not None else "unknown (no ratio has an interval)"
         yield f"- Precision asked: ± {units.percent(header.request.precision)}; reached: {shown}."
         yield f"- Stopped because: {STOPPED.get(finished.stopped_because, finished.stopped_because)}."
-        if finished.phase_seconds:
-            phases = finished.phase_seconds.items()
-            yield f"- Time: {', '.join(f'{name} {units.duration(took)}' for name, took in phases)}."
+    if finished is not None and finished.phase_seconds:
+        phases = finished.phase_seconds.items()
+        yield f"- Time: {', '.join(f'{name} {units.duration(took)}' for name, took in phases)}."
+    if not timed:
+        seconds = [record.accuracy.seconds for record in run.cells.values() if record.accuracy is not None]
+        if seconds:
+            cells = units.counted(len(seconds), "cell")
+            yield f"- Evaluating {cells}, decoding included: {units.duration(sum(seconds))} in all."
     yield f"- Seed {header.request.seed}; started {header.started_at}; run {header.run_id}."
     for resumed in run.resumed:
         same = resumed.machine.fingerprint == header.machine.fingerprint

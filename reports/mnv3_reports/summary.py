@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from mnv3_reports.accuracy import Drop, drop_of
 from mnv3_reports.cell_words import CellNames, describe
 from mnv3_reports.compare import BASELINE, PrintedRatio, ratios_of
 from mnv3_reports.statistics import (
@@ -22,10 +23,14 @@ from mnv3_reports.statistics import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mnv3_reports.record import Block, Cell, CellRecord, Run, VariantFacts
 
 MOST_OTHER_CLASSES = 0.05
 """Share of inputs that a cell may give another class than the reference before the report flags it."""
+USUAL_DROP = 0.01
+"""Share of the images that a cell may lose before the report flags it, where nobody said what is accepted."""
 QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99}
 
 
@@ -59,8 +64,13 @@ class Ratio(msgspec.Struct, frozen=True):
 class Summary:
     """A run with everything derived from it. Derivations are made on first use and kept."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, directory: Path | None = None) -> None:
+        """Args that need a word.
+
+        directory: of the run, where its predictions lie; without it nothing is drawn from them.
+        """
         self.run = run
+        self.directory = directory
         self._blocks: dict[str, list[Block]] = {key: [] for key in run.cells}
         for block in run.blocks:
             if block.samples_ns:
@@ -134,8 +144,42 @@ class Summary:
     def _planned(self) -> frozenset[str]:
         return frozenset(self.run.header.cells)
 
+    @cached_property
+    def drops(self) -> dict[str, Drop]:
+        """What each evaluated cell loses against its reference, by key, of the cells that have one."""
+        found = {
+            key: drop_of(record.accuracy.pairs)
+            for key, record in self.run.cells.items()
+            if record.accuracy is not None and record.accuracy.pairs is not None
+        }
+        return {key: drop for key, drop in found.items() if drop is not None}
+
+    def drop(self, cell: Cell) -> Drop | None:
+        """What the cell loses against its reference; None where that was not measured."""
+        return self.drops.get(cell.key)
+
+    @property
+    def limit(self) -> float:
+        """The drop above which a cell is flagged, as a share: the accepted one, or a usual one."""
+        accepted = self.run.header.request.max_drop
+        return USUAL_DROP if accepted is None else accepted
+
+    def beyond(self, cell: Cell) -> Drop | None:
+        """The cell's drop where all of its interval is above the limit; else None."""
+        drop = self.drop(cell)
+        return drop if drop is not None and drop.against(self.limit) == "above" else None
+
+    def flagged(self, record: CellRecord) -> bool:
+        """Whether a cell is too inaccurate to be named without a word about it."""
+        return self.beyond(record.cell) is not None or self.other_classes(record) is not None
+
     def other_classes(self, record: CellRecord) -> float | None:
-        """Share of the compared inputs with another class than the reference's, None below `MOST_OTHER_CLASSES`."""
+        """Share of the compared inputs with another class than the reference's, None below `MOST_OTHER_CLASSES`.
+
+        None as well where accuracy was measured: what a cell gets wrong of labelled images says more.
+        """
+        if self.drop(record.cell) is not None:
+            return None
         fidelity = record.inspected.fidelity if record.inspected is not None else None
         if fidelity is None or fidelity.top1_agreement is None:
             return None
@@ -151,14 +195,14 @@ class Summary:
             variant: the network.
             setting: as `Cell.setting`.
             precision: of this one only.
-            unflagged: only if it gives the reference's class, for all but a few inputs.
+            unflagged: only one that is not `flagged`.
         """
         cells = [
             record.cell
             for record in self.measured
             if (record.cell.variant, record.cell.setting) == (variant, setting)
             and (precision is None or self.precision(record) == precision)
-            and not (unflagged and self.other_classes(record) is not None)
+            and not (unflagged and self.flagged(record))
         ]
         return min(cells, key=lambda cell: self.statistics[cell.key].latency.estimate, default=None)
 
@@ -194,11 +238,23 @@ class Summary:
 
     @cached_property
     def variants(self) -> list[str]:
-        """The run's networks: the requested ones, then the references."""
+        """The run's networks: the requested ones, then the references, then forms that lack an ingredient."""
         request = self.run.header.request
         present = {record.cell.variant for record in self.run.cells.values()}
         named = dict.fromkeys((*request.variants, *request.references, *sorted(present)))
-        return [variant for variant in named if variant in present]
+        ordered = [variant for variant in named if variant in present]
+        return sorted(ordered, key=lambda variant: variant in request.ablated)
+
+    @cached_property
+    def asked(self) -> list[str]:
+        """The networks of `variants` that are no ablated forms, unless there is nothing else."""
+        ablated = self.run.header.request.ablated
+        return [variant for variant in self.variants if variant not in ablated] or self.variants
+
+    @cached_property
+    def open(self) -> list[str]:
+        """The networks that a reader came for: requested, and no ablated forms."""
+        return [variant for variant in self.asked if variant in self.run.header.request.variants]
 
     def precision(self, record: CellRecord) -> str:
         """What a cell says it computes in, else what its backend's name says."""

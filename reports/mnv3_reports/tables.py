@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec.structs import replace
 
 from mnv3_reports import units
+from mnv3_reports.accuracy_words import FLAG, too_much
 from mnv3_reports.cell_words import shape
 from mnv3_reports.compare import BASELINE
 from mnv3_reports.layout import Column, Table, Value, build, missing
@@ -194,7 +195,6 @@ IDENTICAL_DB = 200
 
 USUAL_REFERENCE = "eager fp32"
 """What outputs are compared with unless a note says otherwise."""
-FLAG = "⚠"
 OTHER_CLASSES = (
     f"another class than the reference's on more than {units.percent(MOST_OTHER_CLASSES)} of the inputs"
 )
@@ -206,14 +206,28 @@ def _agreement(row: CellRow) -> Value:
         return found
     if found.top1_agreement is None:
         return missing("the outputs are no classes")
-    return _flagged(row, Value(f"{found.top1_agreement * 100:.1f}"))
+    return _other_classes(row, Value(f"{found.top1_agreement * 100:.1f}"))
 
 
 def _flagged(row: CellRow, value: Value) -> Value:
-    """The value with a mark where the cell gives other classes than its reference: fast is not all there is to it."""
+    """The value with a mark where the cell answers otherwise than its reference: fast is not all there is to it."""
+    return marked(row, _other_classes(row, value))
+
+
+def _other_classes(row: CellRow, value: Value) -> Value:
     if row.summary.other_classes(row.record) is None:
         return value
     return Value(f"{value.text} {FLAG}", "; ".join(filter(None, (value.note, OTHER_CLASSES))))
+
+
+def marked(row: CellRow, value: Value) -> Value:
+    """The value with a mark where the cell loses too much accuracy; a red one where somebody said what is too much."""
+    if row.summary.beyond(row.record.cell) is None:
+        return value
+    note = "; ".join(filter(None, (value.note, too_much(row.summary))))
+    if row.summary.run.header.request.max_drop is None:
+        return value._replace(text=f"{value.text} {FLAG}", note=note)
+    return value._replace(alert=True, note=note)
 
 
 BACKEND = Column[CellRow]("backend", lambda row: Value(row.record.cell.backend, code=True), align="left")
@@ -298,7 +312,11 @@ def deployment(summary: Summary) -> list[Column[CellRow]]:
         for record in summary.run.cells.values()
     )
     extra = [Column("device peak", _device_peak, "MB")] if on_device else []
-    return [*_DEPLOYMENT, *extra]
+    columns = list(_DEPLOYMENT)
+    if summary.run.evaluation is not None:
+        # Not to be taken for the agreement on labelled images.
+        columns[-1] = Column("same top-1, seeded inputs", _agreement, "%")
+    return [*columns, *extra]
 
 
 def setting_columns(rows: Sequence[CellRow]) -> list[Column[CellRow]]:
@@ -356,13 +374,16 @@ def lines(summary: Summary, settings: Sequence[str], *, planned: bool = True) ->
 
 
 def overview(summary: Summary, settings: Sequence[str]) -> Table:
-    """Median latency of every network (columns) on every planned backend (rows): by setting, the fastest first."""
+    """Median latency of every network (columns) on every planned backend (rows): by setting, the fastest first.
+
+    Ablated forms have a table of their own.
+    """
     rows = lines(summary, settings)
-    variants = [name for name in summary.variants if any(name in line.cells for line in rows)]
+    variants = [name for name in summary.asked if any(name in line.cells for line in rows)]
 
     def typical(line: Line) -> float:
         """Mean logarithm over networks; infinite where one was not timed."""
-        found = [row.seconds for row in line.cells.values()]
+        found = [line.cells[variant].seconds for variant in variants if variant in line.cells]
         return math.fsum(map(math.log, found)) / len(found) if len(found) == len(variants) else math.inf
 
     def median_of(line: Line, variant: str) -> Value:
@@ -383,7 +404,9 @@ def against_references(summary: Summary, settings: Sequence[str]) -> Table | Non
         (variant, reference)
         for variant in request.variants
         for reference in request.references
-        if variant != reference and present.issuperset((variant, reference))
+        if variant != reference
+        and variant not in request.ablated
+        and present.issuperset((variant, reference))
     ]
 
     def ratio_of(line: Line, variant: str, reference: str) -> Value:

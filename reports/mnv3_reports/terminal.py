@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from mnv3_reports import tables, units
+from mnv3_reports import accuracy_tables, tables, units
+from mnv3_reports.accuracy_words import alerts, doubts, than_accepted, told
 from mnv3_reports.compare import BASELINE
 from mnv3_reports.layout import MISSING, to_rich, width
 from mnv3_reports.provenance import partial_notice
@@ -26,12 +27,13 @@ class SummaryTable:
     """Every cell's main figures, networks in the report's order; it fits the console it is printed on."""
 
     def __init__(self, run: Run) -> None:
-        summary = Summary(run)
+        self._summary = summary = Summary(run)
         self._run = run
         self._rows = [row for variant in summary.variants for row in tables.cell_rows(summary, variant)]
         self._columns = [
             tables.COMPACT_MEDIAN,
             tables.COMPACT_TO_EAGER,
+            *([accuracy_tables.TOP1, accuracy_tables.DROP] if run.evaluation is not None else []),
             tables.throughput(self._rows),
             tables.PEAK,
             tables.SNR,
@@ -46,7 +48,7 @@ class SummaryTable:
         if width(table) > options.max_width:
             table = _stacked(table)
         # What the median says already goes first.
-        left_out = [self._columns[place] for place in (2, 4, 3, 1)]
+        left_out = [*(self._columns[place] for place in (-3, -1, -2)), *self._columns[1:-3]]
         while width(table, wrapped=True) > options.max_width and len(columns) > 1:
             columns.remove(left_out[len(self._columns) - len(columns)])
             table = _stacked(self._table(columns))
@@ -56,6 +58,10 @@ class SummaryTable:
         gone = ", ".join(column.title for column in self._columns if column not in columns)
         caption = f"left out, for want of width: {gone}; the report has all" if gone else None
         yield to_rich(table, partial_notice(self._run), caption)
+        for line in alerts(self._summary, markdown=False):
+            yield Text(line, "bold red")
+        for line in doubts(self._summary, markdown=False):
+            yield Text(line)
 
     def _table(self, columns: Sequence[Column[CellRow]]) -> Table:
         return tables.cells_table(self._rows, columns, name_variant=True)
@@ -101,9 +107,21 @@ def _figures(row: CellRow) -> Iterator[str]:
     tuned = summary.ratios.get((record.cell.key, summary.defaults.get(record.cell.key, "")))
     if tuned is not None:
         yield f"{units.enclosed(tuned.interval)} x its default settings"
+    yield from _accuracy(row)
     share = summary.other_classes(record)
     if share is not None:
         yield f"flagged: another class than the reference's on {units.percent(share)} of the inputs"
+
+
+def _accuracy(row: CellRow) -> Iterator[str]:
+    """Top-1 and drop of an evaluated cell."""
+    if row.record.accuracy is None:
+        return
+    yield f"top-1 {accuracy_tables.TOP1.value(row).text} %"
+    drop = row.summary.drop(row.record.cell)
+    if drop is not None:
+        above = f" ({than_accepted(row.summary)})" if row.summary.beyond(row.record.cell) is not None else ""
+        yield f"{told(drop, drop.reference)}{above}"
 
 
 def _figure(value: Value, unit: str) -> str:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 import random
 from itertools import product
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from mnv3_reports.record import (
     SCHEMA_VERSION,
+    Accuracy,
+    Bin,
     Block,
     Candidate,
     Cell,
     Complexity,
     Entry,
     Epoch,
+    Evaluation,
     Explained,
     Failure,
     Fidelity,
@@ -24,7 +29,9 @@ from mnv3_reports.record import (
     Machine,
     Model,
     OperatorCost,
+    Pairs,
     Prepared,
+    Preprocessing,
     PublishedFigure,
     Request,
     Run,
@@ -32,9 +39,15 @@ from mnv3_reports.record import (
     RunStarted,
     Software,
     TensorSpec,
+    Trained,
     Tuned,
     VariantFacts,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    Array = np.ndarray[Any, Any]
 
 BASE_SECONDS = {"v3-large": 14e-3, "v3-small": 6.5e-3, "v2": 15e-3, "v1": 18e-3}
 SPEEDUP = {
@@ -238,10 +251,11 @@ def finished(
 
 def entries_of(run: Run) -> list[Entry]:
     """The journal that a run would have written."""
-    entries: list[Entry] = [run.header, *run.resumed, *run.variants]
+    entries: list[Entry] = [run.header, *run.resumed, *run.variants, *run.trained, *run.sensitivities]
+    entries += [run.evaluation] if run.evaluation is not None else []
     planned = set(run.header.cells)
     for record in sorted(run.cells.values(), key=lambda record: record.cell.key not in planned):
-        parts = (record.prepared, record.inspected, record.explained, record.failure)
+        parts = (record.prepared, record.inspected, record.explained, record.accuracy, record.failure)
         found = [part for part in parts if part is not None]
         if record.cell.key not in planned:
             # A search's winner has a place in the record from then on.
@@ -349,3 +363,161 @@ def own_run(*, epochs: int = 2) -> Run:
         run.add(measured)
     run.add(finished())
     return run
+
+
+IMAGES = 449
+DIGITS = tuple("0123456789")
+PREPROCESSING = Preprocessing(
+    64, 64, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "the card of the weights"
+)
+CHANGED = {"eager": (0.0, 0.0), "bf16": (0.004, 0.003), "dynamic": (0.004, 0.003), "int8": (0.012, 0.004)}
+"""Of a backend's name: share of images that it alone gets wrong, and right, against eager fp32."""
+
+
+class Answers(msgspec.Struct):
+    """Labels and the two most probable classes of every image."""
+
+    labels: Array
+    classes: Array
+    probabilities: Array
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = msgspec.structs.asdict(self)
+        losses = -np.log(self.probabilities[:, 0])
+        np.savez(path, indices=np.arange(len(self.labels)), losses=losses, **arrays)
+
+
+def answers(seed: int, images: int = IMAGES, classes: int = 10, right: float = 0.975) -> Answers:
+    """Of a network in fp32; the second most probable class is the label where the first is not."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(images, dtype=np.int64) % classes
+    wrong = (labels + rng.integers(1, max(classes, 2), images)) % classes
+    is_right = rng.random(images) < right
+    first, second = np.where(is_right, labels, wrong), np.where(is_right, wrong, labels)
+    confidence = np.where(is_right, rng.uniform(0.7, 1.0, images), rng.uniform(0.4, 0.9, images))
+    return Answers(
+        labels,
+        np.stack([first, second], axis=1).astype(np.int32),
+        np.stack([confidence, 1 - confidence], axis=1).astype(np.float32),
+    )
+
+
+def changed(exact: Answers, lost: float, gained: float, seed: int) -> Answers:
+    """The same images on a backend that gets some wrong that were right, and the other way round."""
+    draws = np.random.default_rng(seed).random(len(exact.labels))
+    right = exact.classes[:, 0] == exact.labels
+    swapped = np.where(right, draws < lost, draws > 1 - gained * len(right) / max((~right).sum(), 1))
+    classes = np.where(swapped[:, None], exact.classes[:, ::-1], exact.classes)
+    return Answers(exact.labels, classes.astype(np.int32), exact.probabilities)
+
+
+def accuracy(cell: Cell, mine: Answers, exact: Answers | None, **given: object) -> Accuracy:
+    """What a cell's answers come to."""
+    right = mine.classes[:, 0] == mine.labels
+    confidence = mine.probabilities[:, 0]
+    places = np.minimum((confidence * 15).astype(int), 14)
+    bins = tuple(
+        Bin(int((places == n).sum()), float(confidence[places == n].sum()), int(right[places == n].sum()))
+        for n in range(15)
+    )
+    pairs = None
+    if exact is not None:
+        other = exact.classes[:, 0] == exact.labels
+        same = mine.classes[:, 0] == exact.classes[:, 0]
+        pairs = Pairs(
+            reference="eager fp32",
+            both_right=int((other & right).sum()),
+            only_reference=int((other & ~right).sum()),
+            only_cell=int((~other & right).sum()),
+            both_wrong=int((~other & ~right).sum()),
+            agree=int(same.sum()),
+        )
+    values: dict[str, Any] = {
+        "cell": cell.key,
+        "images": len(right),
+        "top1": int(right.sum()),
+        "top5": len(right) - 1 if len(right) else 0,
+        "loss": 0.12 - 0.01 * float(right.mean() if len(right) else 0),
+        "loss_sd": 0.4,
+        "bins": bins,
+        "pairs": pairs,
+        "preprocessing": PREPROCESSING,
+        "predictions": predictions_file(cell),
+        "seconds": 3.25,
+        **given,
+    }
+    return Accuracy(**values)
+
+
+def predictions_file(cell: Cell) -> str:
+    return f"predictions/{cell.variant}-{cell.backend}-{cell.threads}-{cell.batch}.npz".replace(":", "+")
+
+
+def evaluation(images: int = IMAGES, classes: tuple[str, ...] = DIGITS, **given: Any) -> Evaluation:
+    sentence = "128 images calibrate the quantized forms: a fixed choice; they are none of the evaluated."
+    return Evaluation("digits", "0123456789abcdef", "held-out", images, classes, sentence, **given)
+
+
+def rates(backend: str) -> tuple[float, float]:
+    """Shares that a backend of this name loses and gains."""
+    return next((found for part, found in CHANGED.items() if part in backend), (0.0, 0.0))
+
+
+def evaluate(run: Run, directory: Path | None = None, *, images: int = IMAGES, classes: int = 10) -> Run:
+    """Add accuracy to every cell of a run that has not failed; files of predictions too, where a directory is given."""
+    header = run.header
+    asked = msgspec.structs.replace(
+        header.request,
+        data="digits",
+        split="held-out",
+        max_drop=0.01,
+        preprocessing=dict.fromkeys(dict.fromkeys(r.cell.variant for r in run.cells.values()), PREPROCESSING),
+    )
+    run.header = msgspec.structs.replace(header, request=asked)
+    run.add(evaluation(images, tuple(str(number) for number in range(classes))))
+    for place, variant in enumerate(asked.preprocessing):
+        exact = answers(place, images, classes)
+        for record in run.cells.values():
+            if record.cell.variant != variant or record.failure is not None:
+                continue
+            mine = changed(exact, *rates(record.cell.backend), seed=100 + place)
+            run.add(accuracy(record.cell, mine, exact))
+            if directory is not None:
+                mine.write(directory / predictions_file(record.cell))
+    return run
+
+
+def evaluated_run(directory: Path | None = None, asked: Request | None = None, **given: int) -> Run:
+    """A suite with accuracy beside latency."""
+    return evaluate(whole_run(asked, epochs=2), directory, **given)
+
+
+def evaluation_run(
+    directory: Path | None = None, asked: Request | None = None, *, images: int = IMAGES, classes: int = 10
+) -> Run:
+    """Accuracy alone: nothing was to be timed."""
+    asked = msgspec.structs.replace(asked or request(("v3-small",), ()), timed=False)
+    run = Run.started(header(asked))
+    for variant in dict.fromkeys(cell.variant for cell in cells_of(asked)):
+        run.add(facts(variant))
+    for record in run.cells.values():
+        run.add(prepared(record.cell))
+    evaluate(run, directory, images=images, classes=classes)
+    run.add(finished("complete", "nothing-left", None))
+    return run
+
+
+def lossy(run: Run, cell: Cell, lost: float, gained: float = 0.0) -> None:
+    """Let a cell lose this share of the images that fp32 gets right."""
+    place = list(run.header.request.preprocessing).index(cell.variant)
+    found = run.cells[cell.key].accuracy
+    assert found is not None
+    exact = answers(place, found.images)
+    run.add(accuracy(cell, changed(exact, lost, gained, seed=7), exact))
+
+
+def trained(variant: str, **changed: Any) -> Trained:
+    given = {"recipe": "quick", "epochs": 20, "seed": 0, "images": 1347}
+    spent = {"seconds": 81.0, "cached": False, "loss": 0.0123}
+    return Trained(variant=variant, **{**given, **spent, **changed})

@@ -83,6 +83,7 @@ def test_a_file_is_read_and_its_first_class_is_the_answer(tmp_path: Path) -> Non
         ({"classes": np.zeros((3, 0), dtype=np.int32)}, "do not fit together"),
         ({"labels": np.array([0.5, 1, 2])}, "do not fit together"),
         ({"indices": np.array([0, 0, 2])}, "has an image twice"),
+        ({"labels": np.array([0, -1, 2])}, "a class below zero"),
         ({"labels": None}, "holds no predictions"),
         ({"labels": np.array([None, 1, 2], dtype=object)}, "holds no predictions"),
     ],
@@ -111,6 +112,7 @@ def test_a_file_that_is_missing_damaged_or_elsewhere_is_one_line(tmp_path: Path)
         "empty.npz": "holds no predictions",
         "array.npy": "holds no predictions",
         ".": "holds no predictions",
+        "nul\0.npz": "holds no predictions",
     }
     for name, message in expected.items():
         with pytest.raises(PredictionsError, match=message):
