@@ -36,7 +36,7 @@ def build(
     the name, which are for the networks of this package, do not touch it.
 
     Args:
-        name: a variant, such as 'v3-large', 'small@0.75', 'v2' or 'mynet:tiny'.
+        name: a variant, such as 'v3-large', 'small@0.75', 'small-no-se', 'v2' or 'mynet:tiny'.
         width: width multiplier, instead of '@width' in the name.
         num_classes: length of the logits.
         dropout: probability of the one dropout, before the last linear layer.
@@ -50,7 +50,8 @@ def build(
 
     Raises:
         UnknownVariantError: no variant has this name.
-        ValueError: an argument is out of range, `width` contradicts the name, or an own model cannot be made.
+        ValueError: an argument is out of range, `width` contradicts the name, suffixes of the name contradict each
+            other, or an own model cannot be made.
     """
     variant = parse_variant(name, width)
     if num_classes < 1:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import fx, nn
 
 from mnv3_models.layers import ConvNormAct, MobileNet
-from mnv3_models.v3 import SqueezeExcitation
+from mnv3_models.v3 import ComposedHardswish, SqueezeExcitation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mnv3_models.variants import Variant
 
 ABSENT = "–"
+_HARD_SWISH = (nn.Hardswish, ComposedHardswish)
 
 # The one feature that a built network does not show.
 _SEARCH = {
@@ -50,9 +51,9 @@ def features(model: nn.Module, variant: Variant) -> dict[str, str]:
     return {
         "depthwise separable": of_blocks(_is_depthwise_separable),
         "linear bottleneck": of_blocks(_ends_linear),
-        "inverted residual": of_blocks(_expands),
+        "inverted residual": of_blocks(_expands) + _unskipped(blocks),
         "residual addition": _of(_count_additions(model), len(blocks)),
-        "squeeze-and-excitation": of_blocks(_has(SqueezeExcitation)),
+        "squeeze-and-excitation": of_blocks(_has(SqueezeExcitation)) + _inside_squeeze(blocks),
         "hard-swish": _hard_swish(model),
         "kernel sizes": _kernel_sizes(blocks),
         "architecture search": _SEARCH.get(variant.family, ABSENT),
@@ -81,7 +82,7 @@ def _of(count: int, total: int) -> str:
     return f"{count} of {total} blocks" if count else ABSENT
 
 
-def _has(kind: type[nn.Module]) -> Callable[[nn.Module], bool]:
+def _has(kind: type[nn.Module] | tuple[type[nn.Module], ...]) -> Callable[[nn.Module], bool]:
     return lambda block: any(isinstance(module, kind) for module in block.modules())
 
 
@@ -110,8 +111,28 @@ def _expands(block: nn.Module) -> bool:
     return first.kernel_size == (1, 1) and first.out_channels > first.in_channels
 
 
+def _unskipped(blocks: list[nn.Module]) -> str:
+    """A remark on blocks whose first convolution is 1x1 and as wide as its input, which is usually left out."""
+    firsts = [_main_convolutions(block)[0] for block in blocks]
+    count = sum(conv.kernel_size == (1, 1) and conv.out_channels == conv.in_channels for conv in firsts)
+    return f", and {count} that expands to no more channels" if count else ""
+
+
+def _inside_squeeze(blocks: list[nn.Module]) -> str:
+    """A remark on squeeze-and-excitation with hard-swish inside, where ReLU is usual."""
+    parts = [m for block in blocks for m in block.modules() if isinstance(m, SqueezeExcitation)]
+    return " (hard-swish inside)" if any(map(_has(_HARD_SWISH), parts)) else ""
+
+
+class _Tracer(fx.Tracer):
+    """Follows everything but composed activations, whose additions are none of blocks."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, ComposedHardswish) or super().is_leaf_module(m, module_qualified_name)
+
+
 def _count_additions(model: nn.Module) -> int:
-    graph = fx.symbolic_trace(model).graph
+    graph = _Tracer().trace(model)
     return sum(node.target in (operator.add, operator.iadd) for node in graph.nodes)
 
 
@@ -123,20 +144,26 @@ def _hard_swish(model: MobileNet) -> str:
     places["last convolution"] = [m for m in list(model.features)[1:] if isinstance(m, ConvNormAct)]
     places["head"] = [model.classifier]
     activations = [a for parts in places.values() for part in parts for a in _activations(part)]
-    count = sum(isinstance(a, nn.Hardswish) for a in activations)
+    count = sum(isinstance(a, _HARD_SWISH) for a in activations)
     if not count:
         return ABSENT
     where = []
     for place, parts in places.items():
-        having = [i for i, part in enumerate(parts, 1) if _has(nn.Hardswish)(part)]
+        having = [
+            i
+            for i, part in enumerate(parts, 1)
+            if any(isinstance(a, _HARD_SWISH) for a in _activations(part))
+        ]
         if having:
             where.append(f"blocks {_ranges(having)} of {len(blocks)}" if place == "blocks" else place)
-    return f"{count} of {len(activations)} activations ({', '.join(where)})"
+    composed = any(isinstance(a, ComposedHardswish) for a in activations)
+    end = ", of elementary operations" if composed else ""
+    return f"{count} of {len(activations)} activations ({', '.join(where)}){end}"
 
 
 def _activations(part: nn.Module) -> list[nn.Module]:
     inside = {m for se in part.modules() if isinstance(se, SqueezeExcitation) for m in se.modules()}
-    kinds = (nn.ReLU, nn.ReLU6, nn.Hardswish)
+    kinds = (nn.ReLU, nn.ReLU6, *_HARD_SWISH)
     return [m for m in part.modules() if isinstance(m, kinds) and m not in inside]
 
 

@@ -1,4 +1,4 @@
-"""MobileNetV3 Large and Small, and their minimalistic forms.
+"""MobileNetV3 Large and Small, their minimalistic forms, and forms with one ingredient or several changed.
 
 Source: Howard et al., 'Searching for MobileNetV3', 2019, https://arxiv.org/abs/1905.02244, tables 1 and 2.
 Where the paper's print of table 2 differs from its authors' code, the code is followed, as torchvision and
@@ -12,17 +12,24 @@ M against 3.99 M parameters for Large). Above width 1.0 the head is widened, as 
 
 The minimalistic forms replace hard-swish by ReLU, 5x5 by 3x3 kernels, and leave squeeze-and-excitation out
 (tensorflow/models research/slim/nets/mobilenet/README.md).
+
+Parameter names depend on nothing but which layers there are, so weights of the plain network load into every form
+that has its layers: without hard-swish or residual additions, with composed hard-swish, with hard-swish inside
+squeeze-and-excitation.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
+from torch.nn import functional as F
 
 from mnv3_models.layers import ConvNormAct, MobileNet, NormLayer, batch_norm, make_divisible
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from mnv3_models.variants import Variant
@@ -39,12 +46,46 @@ class Row(NamedTuple):
     stride: int
 
 
+class ComposedHardswish(nn.Module):
+    """Hard-swish from elementary operations, x * relu6(x + 3) / 6: the same values as `nn.Hardswish`, in four passes
+    over memory. A runtime may or may not recognise it.
+
+    `inplace` is taken as other activations take it and changes nothing: the input is needed to the end.
+    """
+
+    def __init__(self, inplace: bool = False) -> None:  # noqa: ARG002
+        super().__init__()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any shape, which is kept."""
+        return x * F.relu6(x + 3) / 6
+
+
 class Table(NamedTuple):
-    """Blocks, channels of the last convolution, and of the head's first linear layer."""
+    """Blocks, channels of the last convolution and of the head's first linear layer, and what all blocks share."""
 
     rows: tuple[Row, ...]
     last: int
     head: int
+    nl: str = "HS"
+    """Activation of the stem, the last convolution and the head."""
+    se_nl: str = "RE"
+    """Activation inside squeeze-and-excitation."""
+    hard_swish: type[nn.Module] = nn.Hardswish
+    """What HS stands for."""
+    residual: bool = True
+    """Whether a block adds its input where shapes allow."""
+    skip: bool = True
+    """Whether the expansion is left out where it would not widen."""
+
+    def activation(self, nl: str) -> type[nn.Module]:
+        """The module that a name in a table stands for."""
+        known: dict[str, type[nn.Module]] = {"RE": nn.ReLU, "HS": self.hard_swish}
+        return known[nl]
+
+    def every_row(self, **changes: Any) -> Table:
+        """The same table with these values in all rows."""
+        return self._replace(rows=tuple(row._replace(**changes) for row in self.rows))
 
 
 STEM = 16
@@ -86,18 +127,17 @@ SMALL = Table(
     last=576,
     head=1024,
 )
-ACTIVATIONS: dict[str, type[nn.Module]] = {"RE": nn.ReLU, "HS": nn.Hardswish}
 
 
 class SqueezeExcitation(nn.Module):
     """Scale each channel by a gate computed from all channels' means. Shape is kept, n x c x h x w."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, activation: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
         squeezed = make_divisible(channels / 4)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc1 = nn.Conv2d(channels, squeezed, 1)
-        self.activation = nn.ReLU(inplace=True)
+        self.activation = activation(inplace=True)
         self.fc2 = nn.Conv2d(squeezed, channels, 1)
         self.scale_activation = nn.Hardsigmoid(inplace=True)
 
@@ -109,20 +149,31 @@ class SqueezeExcitation(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion (none where it would not widen), depthwise, SE, linear 1x1 projection; residual if shapes allow."""
+    """1x1 expansion (none where it would not widen), depthwise, SE, linear 1x1 projection; residual if shapes allow.
 
-    def __init__(self, in_channels: int, hidden: int, out_channels: int, row: Row, norm: NormLayer) -> None:
+    Args:
+        in_channels: of the images it takes.
+        hidden: channels of the depthwise convolution.
+        out_channels: of the images it gives.
+        row: kernel, stride, activation, and whether there is squeeze-and-excitation.
+        table: the row's, for what all blocks share.
+        norm: maker of normalisation layers.
+    """
+
+    def __init__(
+        self, in_channels: int, hidden: int, out_channels: int, row: Row, table: Table, norm: NormLayer
+    ) -> None:
         super().__init__()
-        activation = ACTIVATIONS[row.nl]
-        self.use_residual = row.stride == 1 and in_channels == out_channels
+        activation = table.activation(row.nl)
+        self.use_residual = table.residual and row.stride == 1 and in_channels == out_channels
         layers: list[nn.Module] = []
-        if hidden != in_channels:
+        if hidden != in_channels or not table.skip:
             layers.append(ConvNormAct(in_channels, hidden, 1, norm=norm, activation=activation))
         layers.append(
             ConvNormAct(hidden, hidden, row.kernel, row.stride, hidden, norm=norm, activation=activation)
         )
         if row.se:
-            layers.append(SqueezeExcitation(hidden))
+            layers.append(SqueezeExcitation(hidden, table.activation(table.se_nl)))
         layers.append(ConvNormAct(hidden, out_channels, 1, norm=norm, activation=None))
         self.block = nn.Sequential(*layers)
 
@@ -132,9 +183,27 @@ class InvertedResidual(nn.Module):
         return x + out if self.use_residual else out
 
 
-def minimalistic(table: Table) -> Table:
-    """The same table with 3x3 kernels and ReLU only, without squeeze-and-excitation."""
-    return table._replace(rows=tuple(row._replace(kernel=3, se=False, nl="RE") for row in table.rows))
+CHANGES: dict[str, Callable[[Table], Table]] = {
+    "no-se": lambda table: table.every_row(se=False),
+    "no-hswish": lambda table: table.every_row(nl="RE")._replace(nl="RE"),
+    "no-residual": lambda table: table._replace(residual=False),
+    "no-kernel5": lambda table: table.every_row(kernel=3),
+    "composed-hswish": lambda table: table._replace(hard_swish=ComposedHardswish),
+    "se-hswish": lambda table: table._replace(se_nl="HS"),
+    "unskipped": lambda table: table._replace(skip=False),
+}
+"""What each suffix of a variant's name does to a table; see `mnv3_models.ablations`."""
+MINIMALISTIC = ("no-se", "no-hswish", "no-kernel5")
+"""The changes that make the minimalistic forms."""
+
+
+def table_of(variant: Variant) -> Table:
+    """Table 1 or 2 of the paper with the variant's changes, at width 1.0."""
+    size, _, minimal = variant.unchanged.form.partition("-")
+    table = LARGE if size == "large" else SMALL
+    for change in MINIMALISTIC if minimal else variant.changes:
+        table = CHANGES[change](table)
+    return table
 
 
 def stages(rows: tuple[Row, ...]) -> tuple[int, ...]:
@@ -146,23 +215,21 @@ def stages(rows: tuple[Row, ...]) -> tuple[int, ...]:
 def mobilenet_v3(
     variant: Variant, num_classes: int, dropout: float, bn_eps: float | None, bn_momentum: float | None
 ) -> MobileNet:
-    """Build MobileNetV3 in one of its four forms."""
+    """Build MobileNetV3 in one of its forms."""
     norm = batch_norm(1e-3 if bn_eps is None else bn_eps, 0.01 if bn_momentum is None else bn_momentum)
-    size, _, minimal = variant.form.partition("-")
-    table = LARGE if size == "large" else SMALL
-    table = minimalistic(table) if minimal else table
-    hard_swish = ACTIVATIONS["RE" if minimal else "HS"]
+    table = table_of(variant)
+    activation = table.activation(table.nl)
     width = variant.width
 
     unscaled, channels = STEM, STEM if width < 0.75 else make_divisible(STEM * width)
-    features: list[nn.Module] = [ConvNormAct(3, channels, 3, 2, norm=norm, activation=hard_swish)]
+    features: list[nn.Module] = [ConvNormAct(3, channels, 3, 2, norm=norm, activation=activation)]
     for row in table.rows:
         hidden, out = make_divisible(channels * row.exp / unscaled), make_divisible(row.out * width)
-        features.append(InvertedResidual(channels, hidden, out, row, norm))
+        features.append(InvertedResidual(channels, hidden, out, row, table, norm))
         unscaled, channels = row.out, out
     last, head = make_divisible(table.last * width), make_divisible(table.head * max(1.0, width))
-    features.append(ConvNormAct(channels, last, 1, norm=norm, activation=hard_swish))
+    features.append(ConvNormAct(channels, last, 1, norm=norm, activation=activation))
     classifier = nn.Sequential(
-        nn.Linear(last, head), hard_swish(inplace=True), nn.Dropout(dropout), nn.Linear(head, num_classes)
+        nn.Linear(last, head), activation(inplace=True), nn.Dropout(dropout), nn.Linear(head, num_classes)
     )
     return MobileNet(variant, nn.Sequential(*features), classifier, stages(table.rows))

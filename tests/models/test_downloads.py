@@ -141,10 +141,10 @@ def kept() -> list[str]:
     return sorted(path.name for path in directory().iterdir()) if directory().is_dir() else []
 
 
-def refusal(name: str, **options: float) -> str:
+def refusal(name: str, timeout: float = 10) -> str:
     """The message, which is one line, of a download that leaves nothing behind."""
     with pytest.raises(DownloadError) as caught:
-        resolve(name, **options)
+        resolve(name, timeout=timeout)
     assert "\n" not in str(caught.value)
     assert kept() == []
     return str(caught.value)

@@ -82,6 +82,42 @@ def test_all_architectures_have_the_same_keys_at_any_width(name: str) -> None:
     assert list(of(build(name, width=0.5))) == KEYS
 
 
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("small-no-se", {"squeeze-and-excitation": ABSENT}),
+        ("small-no-hswish", {"hard-swish": ABSENT}),
+        ("small-no-residual", {"residual addition": ABSENT}),
+        ("small-no-kernel5", {"kernel sizes": "3×3 in 11 blocks"}),
+        (
+            "small-composed-hswish",
+            {
+                "hard-swish": "19 of 24 activations (stem, blocks 4–11 of 11, last convolution, head), of elementary "
+                "operations"
+            },
+        ),
+        ("small-se-hswish", {"squeeze-and-excitation": "9 of 11 blocks (hard-swish inside)"}),
+        (
+            "small-unskipped",
+            {
+                "inverted residual": "10 of 11 blocks, and 1 that expands to no more channels",
+                "hard-swish": "19 of 25 activations (stem, blocks 4–11 of 11, last convolution, head)",
+            },
+        ),
+    ],
+)
+def test_a_changed_form_differs_in_what_was_changed(name: str, changed: dict[str, str]) -> None:
+    plain = dict(zip(KEYS, EXPECTED["v3-small"], strict=True))
+    assert of(build(name)) == plain | changed
+
+
+def test_all_literal_choices_at_once_show() -> None:
+    shown = of(build("large-composed-hswish-se-hswish-unskipped-no-residual@0.5"))
+    assert shown["squeeze-and-excitation"] == "8 of 15 blocks (hard-swish inside)"
+    assert shown["residual addition"] == ABSENT  # the additions inside composed hard-swish are none
+    assert shown["hard-swish"].startswith("21 of 33 activations (stem, blocks 7–15 of 15, ")
+
+
 def test_features_follow_the_modules_not_the_name() -> None:
     model = build("v3-large")
     for block in model.blocks[:7]:

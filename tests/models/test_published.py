@@ -7,7 +7,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mnv3_models import UnknownVariantError, build, list_variants, parse_variant
-from mnv3_models.published import _FIGURES, SLIM, TIMM, V1_PAPER, V2_PAPER, PublishedFigure, figures, top1
+from mnv3_models.published import (
+    _FIGURES,
+    SLIM,
+    TIMM,
+    V1_PAPER,
+    V2_PAPER,
+    V3_PAPER_NONLINEARITIES,
+    PublishedFigure,
+    figures,
+    top1,
+)
 
 
 @pytest.mark.parametrize("name", sorted({figure.variant for figure in _FIGURES}))
@@ -65,6 +75,19 @@ def test_a_row_reads_as_published() -> None:
     )
     at_160 = [f.top1 for f in figures("v1") if f.source == V1_PAPER and f.resolution == 160]
     assert at_160 == [67.2]
+
+
+def test_of_changed_forms_only_the_papers_table_of_nonlinearities_is_quoted() -> None:
+    quoted = {figure.variant: figure for figure in _FIGURES if parse_variant(figure.variant).changes}
+    assert sorted(quoted) == ["v3-large-composed-hswish", "v3-large-no-hswish"]
+    relu, composed = top1("large-no-hswish"), top1("large-composed-hswish")
+    assert relu == quoted["v3-large-no-hswish"]
+    assert composed == quoted["v3-large-composed-hswish"]
+    assert (relu.top1, relu.latency_ms) == (74.5, {"Pixel 1": 50.5})
+    assert (composed.top1, composed.latency_ms) == (75.2, {"Pixel 1": 57.5})
+    assert relu.source == composed.source == V3_PAPER_NONLINEARITIES
+    for name in ("small-no-hswish", "large-no-hswish@0.75", "large-no-hswish-no-se", "small-no-se"):
+        assert figures(name) == ()
 
 
 def test_an_unknown_variant_has_no_figures() -> None:
