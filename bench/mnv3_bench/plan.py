@@ -296,15 +296,15 @@ def _accuracy(
             resolutions=pixels,
             notes=(),
         )
-    if any(variant not in models for variant in networks):
-        plan_accuracy.check_classes(source, number)
-    chosen = plan_accuracy.subject(source, weights, asked.split)
     found = plan_accuracy.preprocessing(networks, weights, models, pixels[0], asked.normalization, recipe)
     if not found:
         raise UsageError(
             f"--data: no network here has weights to be judged; type --weights {networks[0]}=FILE, "
             "or --recipe quick to train them first"
         )
+    if any(variant not in models for variant in found):
+        plan_accuracy.check_classes(source, number)
+    chosen = plan_accuracy.subject(source, weights, asked.split)
     without = [variant for variant in networks if variant not in found]
     notes = [f"{', '.join(without)}: no accuracy, since the weights are seeded"] if without else []
     return _Accuracy(

@@ -129,16 +129,16 @@ def check_classes(source: data.Source, number: int) -> None:
         UsageError: there are more or fewer classes than outputs.
     """
     has = len(source.classes)
-    if has > number:
+    if has == number:
+        return
+    said = f"--data: {source.name} has {has} classes, the network has {number} outputs"
+    head = "train a head for them (mnv3-bench train --weights FILE --data …), or name other data"
+    if has < number and source.spec.startswith("imagefolder:"):
         raise UsageError(
-            f"--data: {source.name} has {has} classes, the network has {number} outputs; "
-            "train a head for them (mnv3-bench train --weights FILE --data …), or name other data"
+            f"{said}, and nobody says which is which; put a classes.txt with the {number} names in the order of the "
+            f"outputs into the folder, or {head}"
         )
-    if has < number:
-        raise UsageError(
-            f"--data: {source.name} has {has} classes, the network has {number} outputs, and nobody says which is "
-            f"which; put a classes.txt with the {number} names in the order of the outputs into the folder"
-        )
+    raise UsageError(f"{said}; {head}")
 
 
 def subject(source: data.Source, weights: Weights, split: str | None) -> Subject:
