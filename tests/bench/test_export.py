@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from made_models import with_fp16_weights
+from safetensors.torch import save_file
 from torch import nn
 
 from mnv3_bench.backends import get_backend, missing
@@ -32,6 +33,8 @@ from mnv3_bench.exporting.targets import TARGETS
 from mnv3_bench.inputs import images
 from mnv3_models import build
 from mnv3_models.calibration import calibrate, seed_weights
+from mnv3_models.card import Card, metadata
+from mnv3_models.data.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -684,6 +687,17 @@ class TestPreprocessing:
         found = self.image(typed="unit", sha256="5c1a4163" + "0" * 56)
         assert (found.mean, found.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         assert found.source == "--normalization unit"
+
+    def test_a_card_says_it_of_its_own_weights(self, tmp_path: Path) -> None:
+        made = Preprocessing(96, 110, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "training")
+        card = metadata(Card("v3-large", 10, 1e-3, made))
+        save_file({"x": torch.zeros(1)}, tmp_path / "own.safetensors", card)
+        own = {"file": str(tmp_path / "own.safetensors"), "sha256": "5c1a4163" + "0" * 56}
+        found = self.image(**own, resolution=96)
+        assert found.resize == manifest.Resize(110, 96, "bicubic")
+        assert (found.mean, found.std, found.source) == (made.mean, made.std, "training")
+        assert self.image(**own, resolution=64).resize is None
+        assert self.image(**own, resolution=64).mean == made.mean
 
     def test_images_of_seeded_weights_are_the_ones_they_were_calibrated_on(self) -> None:
         found = self.image(file=None, sha256=None)

@@ -34,6 +34,7 @@ from mnv3_bench.plan import Asked, Limits, NoCellsError, make_plan
 from mnv3_bench.plan_models import is_function
 from mnv3_bench.run import MEMORY_SHARE, terminations_interrupt
 from mnv3_models import parse_variant
+from mnv3_models.data.preprocessing import IMAGENET_MEAN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,7 +152,7 @@ def _write(
     )
     if labels is not None:
         _require_fitting(labels, given.outputs[0].shape[-1])
-    if given.image is not None and given.image.mean != preprocessing.NORMALIZATIONS["imagenet"].mean:
+    if given.image is not None and given.image.mean != IMAGENET_MEAN:
         lows, highs = given.image.value_range
         quantized = [
             m.target.name for m in outcome.made if get_backend(m.target.backend).info.precision == "int8"

@@ -135,8 +135,8 @@ def asked_for(
         normalization: a name of `NORMALIZATIONS` that counts whatever the weights say; None for theirs.
 
     Raises:
-        ValueError: there is no such normalization, or the file's card cannot be read.
-        OSError: the file cannot be read.
+        ValueError: there is no such normalization, or the file's card is damaged.
+        OSError: the file is there and cannot be read.
     """
     if normalization is not None and normalization not in NORMALIZATIONS:
         raise ValueError(f"--normalization {normalization} is not known; type {', '.join(NORMALIZATIONS)}")
@@ -154,7 +154,7 @@ def asked_for(
 def _of_card(file: Path | None) -> Preprocessing | None:
     from mnv3_models.card import read_card  # which imports this package
 
-    card = read_card(file) if file is not None else None
+    card = read_card(file) if file is not None and file.is_file() else None
     if card is None:
         return None
     source = card.preprocessing.source or f"what {card.variant} was trained with, by its weights file"

@@ -51,9 +51,9 @@ class CentreCrop(PixelTransform):
     """What evaluation makes of an image: shorter side resized, centre cut out, normalised.
 
     The sizes are those of torchvision's Resize and CenterCrop on Pillow images. A bilinear resize is computed for the
-    part that is kept only; Pillow's corners of it are float32, so that now and then a pixel differs by 1 of 255 from
-    resizing all and cutting (tests/models/test_data_transforms.py). Its bicubic differs by more there, and is done in
-    full.
+    part that is kept only. Pillow rounds after each of its two passes and takes them in another order then, so that a
+    pixel may differ by 1 (of noise, 2) of 255 from resizing all and cutting (tests/models/test_data_transforms.py).
+    Its bicubic also cuts off overshoots in between, which differs by more, and is done in full.
 
     Raises:
         DataError: the interpolation is not known, or the shorter side smaller than the crop.
