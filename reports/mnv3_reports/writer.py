@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnv3_reports import charts, journal
+from mnv3_reports import charts, journal, pareto
 from mnv3_reports.markdown import Picture, report_text
 from mnv3_reports.rundir import RUN, RunDirectoryError, load_run, write_run, write_text
 from mnv3_reports.summary import Summary
@@ -50,9 +50,10 @@ def _charts(summary: Summary) -> Iterator[tuple[str, str, alt.Chart]]:
         latency = charts.latency_chart(summary, setting)
         if latency is not None:
             yield f"latency{suffix}", f"Latency by backend, {summary.describe(setting)}", latency
-        pareto = charts.pareto_chart(summary, setting)
-        if pareto is not None:
-            yield f"pareto{suffix}", f"Latency against published top-1, {summary.describe(setting)}", pareto
+        trade_offs = pareto.pareto_chart(summary, setting)
+        if trade_offs is not None:
+            title = f"{pareto.title_of(summary, setting)}, {summary.describe(setting)}"
+            yield f"pareto{suffix}", title, trade_offs
 
 
 def _slug(summary: Summary, setting: str) -> str:

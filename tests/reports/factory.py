@@ -517,6 +517,11 @@ def lossy(run: Run, cell: Cell, lost: float, gained: float = 0.0) -> None:
     run.add(accuracy(cell, changed(exact, lost, gained, seed=7), exact))
 
 
+def asking(run: Run, **changed: object) -> RunStarted:
+    """The run's header with other wishes."""
+    return msgspec.structs.replace(run.header, request=msgspec.structs.replace(run.header.request, **changed))
+
+
 def trained(variant: str, **changed: Any) -> Trained:
     given = {"recipe": "quick", "epochs": 20, "seed": 0, "images": 1347}
     spent = {"seconds": 81.0, "cached": False, "loss": 0.0123}

@@ -5,15 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 from reports import factory
 
-from mnv3_reports import charts
+from mnv3_reports import charts, pareto
 from mnv3_reports.record import Cell
 from mnv3_reports.rundir import write_run
 from mnv3_reports.summary import Summary
@@ -92,58 +90,13 @@ def test_an_interval_of_one_epoch_or_a_boundless_one_draws() -> None:
         assert "NaN" not in charts.to_svg(chart)
 
 
-def test_pareto_joins_what_nothing_beats_and_says_what_it_is() -> None:
-    summary = Summary(factory.whole_run())
-    setting = summary.settings[0]
-    chart = charts.pareto_chart(summary, setting)
-    assert chart is not None
-    shown = texts(charts.to_svg(chart))
-    assert "v3-large · onnxruntime" in shown
-    assert any("published for the network, not measured" in text for text in shown)
-    # v1 int8 has no published accuracy here.
-    assert any("Not shown: 1 timed cell;" in text for text in shown)
-    rows = charts._pareto_rows(summary, setting)
-    front = charts._front(rows)
-    names = [row["label"].partition(" ")[0] for row in front]
-    assert names == ["v3-small", "v3-small", "v3-large", "v3-large"]
-    for row in rows:
-        beaten = any(other["ms"] < row["ms"] and other["top1"] > row["top1"] for other in rows)
-        assert not (beaten and row in front)
-
-
-def test_labels_of_crowded_points_do_not_touch() -> None:
-    rows: list[dict[str, Any]] = [
-        {"ms": 5 + 0.05 * i, "top1": 70 + 0.05 * i, "label": f"network-{i} · onnxruntime-int8"}
-        for i in range(9)
-    ]
-    y_domain = [69.0, 72.0]
-    charts._place_labels(rows, [2.0, 20.0], y_domain)
-    heights = sorted(row["label_y"] for row in rows)
-    per_pixel = 3.0 / charts.PARETO_HEIGHT
-    sides = {row["align"] for row in rows}
-    for side in sides:
-        heights = sorted(row["label_y"] for row in rows if row["align"] == side)
-        gaps = [b - a for a, b in pairwise(heights)]
-        assert all(gap >= (charts.LABEL_GAP - 1.001) * per_pixel for gap in gaps)
-
-
 def test_there_is_no_chart_of_nothing() -> None:
     run = factory.whole_run(epochs=1, rounds=1, calls=1)
     setting = Summary(run).settings[0]
     run.variants = []
-    assert charts.pareto_chart(Summary(run), setting) is None
+    assert pareto.pareto_chart(Summary(run), setting) is None
     run.blocks = []
     assert charts.latency_chart(Summary(run), setting) is None
-
-
-def test_published_top1_is_of_the_asked_precision_and_resolution() -> None:
-    facts = factory.facts("v3-large")
-    fp32, int8 = (charts.published_top1(facts, precision) for precision in ("fp32", "int8"))
-    assert fp32 is not None
-    assert int8 is not None
-    assert (fp32.top1, int8.top1) == (75.2, 73.8)
-    assert charts.published_top1(factory.facts("v3-large", 192), "fp32") is None
-    assert charts.published_top1(facts, "bf16") is None
 
 
 @pytest.mark.parametrize("threads", [(1,), (1, 2)])
