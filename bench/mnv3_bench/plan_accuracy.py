@@ -20,18 +20,16 @@ from mnv3_reports.record import Preprocessing
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mnv3_models.training.recipes import Recipe
-
     from mnv3_bench.plan_weights import Weights
     from mnv3_models import data
     from mnv3_models.data.preprocessing import Preprocessing as OurPreprocessing
+    from mnv3_models.training.recipes import Recipe
     from mnv3_reports.record import Model
 
 CALIBRATION_IMAGES = 128
 """Of the data, for quantizers and for the scan of sensitive layers; evaluated images are never among them."""
 DEFAULT_CLASSES = 1000
 DEFAULT_RESOLUTION = 224
-SPLITS = ("held-out", "all")
 ABLATION_DATA, ABLATION_RECIPE = "digits", "quick"
 """Of `--ablate`, where nothing else is typed: forms that nobody has weights of are trained."""
 
@@ -149,8 +147,8 @@ def subject(source: data.Source, weights: Weights, split: str | None) -> Subject
     """
     from mnv3_models import data
 
-    if split not in (None, *SPLITS):
-        raise UsageError(f"--split {split} is not known; type {' or '.join(SPLITS)}")
+    if split is not None and split != "held-out" and split != "all":
+        raise UsageError(f"--split {split} is not known; type held-out or all")
     trained_on = {card.data_fingerprint for card in weights.cards.values() if card.data_fingerprint}
     try:
         part, _, chosen, sentence = data.evaluation_parts(source, trained_on, split, CALIBRATION_IMAGES)

@@ -72,7 +72,9 @@ def test_every_backend_is_counted_paired_and_judged(home: Path, evaluate: Evalua
     done, output = evaluate(
         *data, "--backends", "eager,fake-well,fake-wrong", "--batch-sizes", "8", "--max-drop", "5"
     )
-    assert done.returncode == 1, done.stderr  # fake-wrong loses more than is accepted, and there are enough images
+    assert done.returncode == 1, (
+        done.stderr
+    )  # fake-wrong loses more than is accepted, and there are enough images
     run = load(output)
     assert run.evaluation is not None
     assert list(run.evaluation.broken) == ["a/broken.png"]
@@ -109,9 +111,7 @@ def test_a_second_evaluation_takes_predictions_from_the_store(home: Path, evalua
     assert list(run.evaluation.broken) == ["a/broken.png"]
 
 
-def test_data_that_are_mostly_broken_are_one_line(
-    home: Path, evaluate: Evaluate, tmp_path: Path
-) -> None:
+def test_data_that_are_mostly_broken_are_one_line(home: Path, evaluate: Evaluate, tmp_path: Path) -> None:
     for number in range(40):
         folder = tmp_path / "bad" / "abcd"[number % 4]
         folder.mkdir(parents=True, exist_ok=True)

@@ -87,10 +87,10 @@ def test_a_file_of_another_image_gives_other_artifacts(weights: Path, tmp_path: 
     digests = []
     for seed in (0, 1):
         path = tmp_path / "one.npz"
-        np.savez(path, images=pictures(40, seed), labels=np.arange(40) % CLASSES, classes=np.array(list("abcd")))
-        plan = make_plan(
-            Asked(weights=str(weights), data=f"npz:{path}", references="none", backends="eager")
+        np.savez(
+            path, images=pictures(40, seed), labels=np.arange(40) % CLASSES, classes=np.array(list("abcd"))
         )
+        plan = make_plan(Asked(weights=str(weights), data=f"npz:{path}", references="none", backends="eager"))
         digests.append(Keys(plan.request).artifact(plan.cells[0])["calibration"]["data"])
     assert digests[0] != digests[1]
 
@@ -110,10 +110,19 @@ def test_a_file_of_another_image_gives_other_artifacts(weights: Path, tmp_path: 
         (Asked(ablate=","), r"--ablate names nothing"),
         (Asked(data="digits", recipe="quick", max_drop="much"), r"--max-drop much is no number of points"),
         (Asked(data="digits", recipe="quick", max_drop="-1"), r"--max-drop -1 is out of range"),
-        (Asked(data="digits", recipe="quick", split="val"), r"--split val is not known; type held-out or all"),
+        (
+            Asked(data="digits", recipe="quick", split="val"),
+            r"--split val is not known; type held-out or all",
+        ),
         (Asked(data="digits", recipe="quick", keep_float=-1), r"--keep-float -1 is negative"),
-        (Asked(data="digits", recipe="quick", num_classes=7), r"digits has 10 classes, the network has 7 outputs"),
-        (Asked(data="digits", recipe="quick", num_classes=12), r"digits has 10 classes.*train a head for them"),
+        (
+            Asked(data="digits", recipe="quick", num_classes=7),
+            r"digits has 10 classes, the network has 7 outputs",
+        ),
+        (
+            Asked(data="digits", recipe="quick", num_classes=12),
+            r"digits has 10 classes.*train a head for them",
+        ),
     ],
 )
 def test_bad_input_is_one_line(asked: Asked, message: str) -> None:
@@ -129,7 +138,10 @@ def test_weights_that_contradict_the_request_are_refused(tmp_path: Path, weights
         card(variant="v2@0.35", preprocessing=data.Preprocessing(64, 64)),
     )
     for asked, message in (
-        (Asked(weights=f"small={weights}"), r"holds weights of v3-small@0.25, not of v3-small; type v3-small@0.25="),
+        (
+            Asked(weights=f"small={weights}"),
+            r"holds weights of v3-small@0.25, not of v3-small; type v3-small@0.25=",
+        ),
         (Asked(weights=str(weights), num_classes=9), r"--num-classes 9: the weights have 4 classes"),
         (Asked(weights=f"{weights},{weights}", references="none"), r"two files are given for v3-small@0.25"),
         (Asked(weights=f"{weights},{other}", references="none"), r"different numbers of classes"),
@@ -159,7 +171,9 @@ def test_ablation_plans_the_forms_with_their_training_and_without_references() -
     assert all(keys.trains(variant) for variant in plan.request.variants)
 
 
-def test_networks_without_weights_are_measured_and_said_to_have_no_accuracy(weights: Path, images: str) -> None:
+def test_networks_without_weights_are_measured_and_said_to_have_no_accuracy(
+    weights: Path, images: str
+) -> None:
     plan = make_plan(
         Asked(weights=str(weights), variants=VARIANT, references="v1", data=images, backends="eager")
     )

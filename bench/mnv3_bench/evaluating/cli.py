@@ -133,10 +133,11 @@ def evaluate(
 def _show(run: Run, directory: Path) -> None:
     from rich.console import Console
 
-    from mnv3_reports.terminal import accuracy_lines, accuracy_table
+    from mnv3_reports.terminal import accuracy_lines, accuracy_tables
 
     if sys.stdout.isatty():
-        Console().print(accuracy_table(run))
+        for table in accuracy_tables(run):
+            Console().print(table)
     else:
         for line in accuracy_lines(run):
             print(line)

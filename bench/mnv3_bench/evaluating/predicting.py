@@ -8,6 +8,7 @@ cannot safely be forked.
 from __future__ import annotations
 
 import time
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -111,8 +112,8 @@ def predictions(
 ) -> Predictions:
     """Run every image; a batch that the last images do not fill is filled with the last one again."""
     columns: list[Predictions] = []
-    while first is not None:
-        images = np.ascontiguousarray(first.images.numpy())
+    for each in chain([first], rest):
+        images = np.ascontiguousarray(each.images.numpy())
         logits = []
         for start in range(0, len(images), batch):
             mine = images[start : start + batch]
@@ -120,8 +121,7 @@ def predictions(
             if number < batch:
                 mine = np.concatenate([mine, np.repeat(mine[-1:], batch - number, axis=0)])
             logits.append(predict(mine)[:number])
-        columns.append(_rows(first, np.concatenate(logits)))
-        first = next(rest, None)  # type: ignore[assignment]
+        columns.append(_rows(each, np.concatenate(logits)))
     return Predictions(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 
 

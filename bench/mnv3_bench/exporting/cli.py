@@ -11,7 +11,10 @@ from mnv3_bench.errors import ExitCode
 
 def export(
     variant: Annotated[
-        str | None, typer.Option(help="The network, such as small, v2@0.5 or module:function.")
+        str | None,
+        typer.Option(
+            help="The network, such as small, v2@0.5 or module:function. Default: that the weights are of, if they say so."
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -38,9 +41,13 @@ def export(
     output: Annotated[
         str | None, typer.Option(help="A new folder for the files. Default: mnv3-runs/export- and the time.")
     ] = None,
-    resolution: Annotated[int | None, typer.Option(help="Pixels a side. Default: 224.")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Pixels a side. Default: as the weights were trained, else 224.")
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Images a call. Default: 1.")] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Outputs of the classifier. Default: 1000.")] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(help="Outputs of the classifier. Default: as the weights say, else 1000.")
+    ] = None,
     labels: Annotated[
         str | None, typer.Option(help="Text file with a class name a line, to be put beside the files.")
     ] = None,
@@ -49,6 +56,18 @@ def export(
         typer.Option(
             help="What images are normalised with: imagenet, half (mean and deviation 0.5) or unit (pixels 0 to 1). "
             "Default: what is known of the weights."
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images that quantized files are calibrated on: digits, imagefolder:PATH or npz:FILE. Default: made ones."
+        ),
+    ] = None,
+    keep_float: Annotated[
+        int | None,
+        typer.Option(
+            help="So many of the layers that --data shows to be sensitive stay in float in int8 files."
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and inputs. Default: 0.")] = None,
@@ -71,6 +90,8 @@ def export(
             num_classes=num_classes,
             labels=labels,
             normalization=normalization,
+            data=data,
+            keep_float=keep_float,
             seed=seed,
         )
     )

@@ -69,6 +69,8 @@ class ExportAsked:
     num_classes: int | None = None
     labels: str | None = None
     normalization: str | None = None
+    data: str | None = None
+    keep_float: int | None = None
     seed: int | None = None
 
 
@@ -145,7 +147,7 @@ def _write(
             compared.reference, compared.pool, cell.batch, "logits" if model is None else None
         ),
         calibration=Calibration(
-            describe(model.inputs) if model is not None else DESCRIPTION,
+            _calibrated_on(plan),
             describing.calls_in(compared.calibration),
         ),
         is_file=parse_variant(cell.variant).is_file,
@@ -157,10 +159,10 @@ def _write(
         quantized = [
             m.target.name for m in outcome.made if get_backend(m.target.backend).info.precision == "int8"
         ]
-        if quantized:
+        if quantized and plan.evaluation is None:
             display.say(
                 f"note: {', '.join(quantized)}: calibrated on images normalised as ImageNet's, but this network takes "
-                f"values from {lows:g} to {highs:g}; measure its accuracy"
+                f"values from {lows:g} to {highs:g}; type --data to calibrate on images of yours"
             )
     stem, entries = _stem(cell.variant), []
     for made in outcome.made:
@@ -197,6 +199,14 @@ def _write(
     return manifest
 
 
+def _calibrated_on(plan: Plan) -> str:
+    """What quantized files find their ranges on."""
+    if plan.evaluation is not None:
+        return f"{plan.evaluation.data}: {plan.evaluation.calibration}"
+    model = plan.request.models.get(plan.cells[0].variant)
+    return describe(model.inputs) if model is not None else DESCRIPTION
+
+
 def _warnings(asked: ExportAsked, plan: Plan) -> list[str]:
     """What may come as a surprise when the files are used."""
     variant = parse_variant(plan.request.variants[0])
@@ -223,7 +233,7 @@ def _named(stem: str, made: Made) -> list[tuple[Path, str]]:
 
 
 def _plan(asked: ExportAsked, targets: Sequence[Target]) -> Plan:
-    if (asked.variant is None) == (asked.model is None):
+    if (asked.variant is None) == (asked.model is None) and (asked.model or asked.weights is None):
         raise UsageError("name one network: type --variant small, or --model FILE or module:function")
     if "," in (asked.variant or ""):
         raise UsageError(f"--variant {asked.variant} names several networks; export one at a time")
@@ -238,6 +248,9 @@ def _plan(asked: ExportAsked, targets: Sequence[Target]) -> Plan:
                 seed=asked.seed,
                 num_classes=asked.num_classes,
                 weights=asked.weights,
+                data=asked.data,
+                keep_float=asked.keep_float,
+                normalization=asked.normalization if asked.data is not None else None,
                 models=asked.model,
                 inputs=asked.input,
             )

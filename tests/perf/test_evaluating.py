@@ -1,0 +1,92 @@
+"""Evaluating decodes and computes at the same time: what that gives of the slower of the two alone."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import pytest
+from perf.cells import prepared_cell
+from PIL import Image
+
+from mnv3_bench.inputs import images
+from mnv3_bench.protocol import Evaluate, Labelled
+from mnv3_reports.record import Preprocessing
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+IMAGES = int(os.environ.get("MNV3_PERF_IMAGES", "10000"))
+ROUNDS = 3
+CLASSES = 1000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """JPEGs of 224 x 224 with the statistics of photographs, in ImageNet's layout, a thousand classes."""
+    home = tmp_path_factory.mktemp("jpegs")
+    made = images(0, "fidelity", 224, 64)
+    pixels = np.clip(made.transpose(0, 2, 3, 1) * 58 + 118, 0, 255).astype(np.uint8)
+    for number in range(IMAGES):
+        place = home / f"n{number % CLASSES:08d}"
+        place.mkdir(exist_ok=True)
+        shifted = np.roll(pixels[number % len(pixels)], number, axis=1)
+        Image.fromarray(shifted).save(place / f"{number:05d}.jpg", quality=90)
+    return home
+
+
+@pytest.mark.parametrize("backend", ["eager", "onnxruntime"])
+def test_evaluating_against_the_slower_of_its_halves(
+    benchmark: BenchmarkFixture, folder: Path, backend: str, tmp_path: Path
+) -> None:
+    """Images/s in turns: decoding by one process, computing by one thread, and both as `evaluate` does."""
+    found = prepared_cell("v3-small", backend, tmp_path, 1)
+    asked = Preprocessing(224, 256, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "")
+    order = Evaluate(
+        variant="v3-small",
+        num_classes=CLASSES,
+        labelled=Labelled(f"imagefolder:{folder}", "all", 0, asked),
+        backend=backend,
+        source=str(found.directory),
+        threads=1,
+        device="cpu",
+        batch=1,
+        workers=1,
+        reference=None,
+        reference_name="",
+        directory=str(tmp_path),
+    )
+    rates: dict[str, list[float]] = {"decode": [], "compute": [], "evaluate": []}
+
+    def turn() -> None:
+        for what, measured in rates.items():
+            done = subprocess.run(
+                [
+                    sys.executable,
+                    Path(__file__).with_name("evaluation_child.py"),
+                    what,
+                    msgspec.json.encode(order),
+                ],
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            measured.append(float(done.stdout))
+
+    benchmark.pedantic(turn, rounds=ROUNDS)
+    slower = [min(pair) for pair in zip(rates["decode"], rates["compute"], strict=True)]
+    ratios = [both / alone for both, alone in zip(rates["evaluate"], slower, strict=True)]
+    benchmark.extra_info.update(
+        images=IMAGES,
+        **{f"{what}_images_per_second": statistics.median(measured) for what, measured in rates.items()},
+        ratio=statistics.median(ratios),
+        ratios=ratios,
+    )
+    print(f"\n{backend}: {benchmark.extra_info}")
