@@ -120,9 +120,8 @@ def _make_images(order: DataImages) -> None:
 
 
 def _train(order: Train) -> None:
-    from mnv3_models.training import train_weights
-
     from mnv3_models.card import read_card
+    from mnv3_models.training import train_weights
     from mnv3_reports.record import Trained
 
     directory = Path(order.directory)

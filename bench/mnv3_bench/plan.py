@@ -22,9 +22,8 @@ from mnv3_reports.record import Cell, Evaluation, Model, Preprocessing, Request,
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mnv3_models.training.recipes import Recipe
-
     from mnv3_models import data
+    from mnv3_models.training.recipes import Recipe
 
 
 DEFAULT_PRECISION = 0.02

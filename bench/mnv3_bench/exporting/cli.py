@@ -13,7 +13,7 @@ def export(
     variant: Annotated[
         str | None,
         typer.Option(
-            help="The network, such as small, v2@0.5 or module:function. Default: that the weights are of, if they say so."
+            help="The network, such as small, v2@0.5 or module:function. Default: the weights' own."
         ),
     ] = None,
     model: Annotated[
@@ -61,7 +61,7 @@ def export(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Images that quantized files are calibrated on: digits, imagefolder:PATH or npz:FILE. Default: made ones."
+            help="Images that quantized files are calibrated on: digits, imagefolder:PATH, npz:FILE. Default: made ones."
         ),
     ] = None,
     keep_float: Annotated[
