@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from mnv3_reports import accuracy_tables, units
 from mnv3_reports.accuracy_tables import evaluated
 from mnv3_reports.accuracy_words import limit_points, untold
+from mnv3_reports.class_tables import counted
 from mnv3_reports.escaping import code, inline
 from mnv3_reports.layout import folded, to_markdown
 from mnv3_reports.provenance import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from mnv3_reports.record import Cell, Evaluation, Preprocessing, Trained
     from mnv3_reports.summary import Summary
-    from mnv3_reports.tables import CellRow
 
 NAMED = 5
 """Broken images that are named before the list folds."""
@@ -30,8 +30,13 @@ cross-entropy. ECE is the expected calibration error, how far confidence and sha
 few images chance alone makes it larger than zero."""
 
 
-def section(summary: Summary) -> Iterator[str]:
-    """The section's paragraphs, without heading; none where no accuracy was to be measured."""
+def section(summary: Summary, *, with_pairs: bool = True) -> Iterator[str]:
+    """The section's paragraphs, without heading; none where no accuracy was to be measured.
+
+    Args:
+        summary: of the run.
+        with_pairs: with the counts that drops are drawn from, folded.
+    """
     run = summary.run
     if run.evaluation is None:
         return
@@ -50,17 +55,19 @@ def section(summary: Summary) -> Iterator[str]:
             yield folded(f"Accuracy of {variant}", text)
     yield from _not_told(summary)
     yield " ".join(READING.split())
-    yield from pairs(shown)
-
-
-def pairs(shown: Iterable[tuple[str, list[CellRow]]]) -> Iterator[str]:
-    """The counts that drops are drawn from, folded."""
-    tables = [(variant, accuracy_tables.paired_counts(rows)) for variant, rows in shown]
-    texts = [f"{inline(variant)}:\n\n{to_markdown(table)}" for variant, table in tables if table is not None]
+    texts = list(paired(summary)) if with_pairs else []
     if texts:
         yield folded(
             "Paired counts: which images each backend and its reference get right", "\n\n".join(texts)
         )
+
+
+def paired(summary: Summary) -> Iterator[str]:
+    """The counts that drops are drawn from, a table a network."""
+    for variant in summary.variants:
+        table = accuracy_tables.paired_counts(evaluated(summary, variant))
+        if table is not None:
+            yield f"{inline(variant)}:\n\n{to_markdown(table)}"
 
 
 def measured_on(summary: Summary, evaluation: Evaluation) -> Iterator[str]:
@@ -71,17 +78,13 @@ def measured_on(summary: Summary, evaluation: Evaluation) -> Iterator[str]:
     }.get(evaluation.split, inline(evaluation.split))
     yield (
         f"**Data:** {inline(evaluation.data)}, {units.counted(evaluation.images, 'image')} of "
-        f"{_classes(len(evaluation.classes))}: {split}; fingerprint {inline(evaluation.fingerprint)}."
+        f"{counted(len(evaluation.classes))}: {split}; fingerprint {inline(evaluation.fingerprint)}."
     )
     if evaluation.broken:
         yield _broken(evaluation.broken)
     yield f"**Calibration:** {inline(evaluation.calibration).rstrip('.')}."
     yield from _preprocessing(summary)
     yield from trained(summary)
-
-
-def _classes(number: int) -> str:
-    return f"{number:,} {'class' if number == 1 else 'classes'}"
 
 
 def _broken(broken: dict[str, str]) -> str:

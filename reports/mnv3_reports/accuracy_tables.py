@@ -13,7 +13,7 @@ from mnv3_reports.layout import Column, Table, Value, build, missing
 from mnv3_reports.tables import CellRow, cell_rows, cells_table, marked
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from mnv3_reports.record import Accuracy, Bin
     from mnv3_reports.summary import Summary
@@ -66,7 +66,7 @@ def _unpaired(row: CellRow) -> Value:
     return missing("there is no fp32 reference of this network to compare with")
 
 
-def _itself(row: CellRow) -> bool:
+def itself(row: CellRow) -> bool:
     """Whether a cell is eager fp32 like its reference, and answers like it."""
     pairs = row.record.accuracy.pairs if row.record.accuracy else None
     if row.record.cell.backend != BASELINE or pairs is None:
@@ -78,7 +78,7 @@ def _drop(row: CellRow) -> Value:
     drop = row.summary.drop(row.record.cell)
     if drop is None:
         return _unpaired(row)
-    if _itself(row):
+    if itself(row):
         return Value("0", "the reference itself")
     return marked(row, Value(hundredths(drop.interval)))
 
@@ -88,7 +88,7 @@ def _noise(row: CellRow) -> Value:
     drop = row.summary.drop(row.record.cell)
     if drop is None:
         return _unpaired(row)
-    if _itself(row):
+    if itself(row):
         return missing("the reference itself")
     pairs = row.record.accuracy.pairs if row.record.accuracy else None
     if pairs is not None and not pairs.only_reference + pairs.only_cell:
@@ -131,17 +131,23 @@ def _above(row: CellRow) -> Value:
     return Value(words[answer], NOT_TOLD if answer == "not told apart" else None)
 
 
+def _compact(value: Value) -> Value:
+    """Without the space in the brackets, so that a narrow terminal breaks the line before them."""
+    return value._replace(text=value.text.replace(", ", ","))
+
+
 NOT_TOLD = "the interval holds drops above and below what is accepted; more images would tell"
 TOP1 = Column("top-1", _top1, "% [95 %]")
 DROP = Column("drop", _drop, "points [95 %]")
+COMPACT_TOP1 = Column[CellRow]("top-1", lambda row: _compact(_top1(row)), "% [95 %]")
+COMPACT_DROP = Column[CellRow]("drop", lambda row: _compact(_drop(row)), "points [95 %]")
 SAME = Column("same class", _agreement, "%")
+TOP5 = Column("top-5", _top5, "%")
+NOISE = Column("noise?", _noise, "(McNemar)", align="left")
+LOSS = Column("loss", _loss, "nats [95 %]")
+CALIBRATION = Column("ECE", _calibration, "%")
 BESIDE_SPEED: tuple[Column[CellRow], ...] = (TOP1, DROP, SAME)
 """What stands beside a latency."""
-
-
-def measured(summary: Summary) -> bool:
-    """Whether accuracy was to be measured, so that its columns have a place."""
-    return summary.run.evaluation is not None
 
 
 def evaluated(summary: Summary, variant: str) -> list[CellRow]:
@@ -160,18 +166,26 @@ def _accurate(row: CellRow) -> float:
     return -found.top1 / found.images if found is not None and found.images else 1.0
 
 
-def table(summary: Summary, rows: Sequence[CellRow]) -> Table:
-    """Accuracy of cells, with everything there is to say of it."""
+def all_rows(summary: Summary) -> Iterator[CellRow]:
+    """Every cell, evaluated or not, networks in the report's order and the most accurate first."""
+    for variant in summary.variants:
+        yield from sorted(cell_rows(summary, variant), key=_accurate)
+
+
+def columns(summary: Summary, rows: Sequence[CellRow]) -> list[Column[CellRow]]:
+    """Everything there is to say of the accuracy of these cells."""
     with_top5 = any(row.record.accuracy is not None and row.record.accuracy.top5 is not None for row in rows)
-    paired = any(row.summary.drop(row.record.cell) is not None for row in rows)
-    columns: list[Column[CellRow]] = [TOP1]
-    if with_top5:
-        columns.append(Column("top-5", _top5, "%"))
+    paired = any(summary.drop(row.record.cell) is not None for row in rows)
+    found = [TOP1, *([TOP5] if with_top5 else [])]
     if paired:
         above = Column[CellRow]("above", _above, f"{limit_points(summary.limit)} points?", align="left")
-        columns += [DROP, Column("noise?", _noise, "(McNemar)", align="left"), above, SAME]
-    columns += [Column("loss", _loss, "nats [95 %]"), Column("ECE", _calibration, "%")]
-    return cells_table(rows, columns)
+        found += [DROP, NOISE, above, SAME]
+    return [*found, LOSS, CALIBRATION]
+
+
+def table(summary: Summary, rows: Sequence[CellRow]) -> Table:
+    """Accuracy of cells."""
+    return cells_table(rows, columns(summary, rows))
 
 
 def paired_counts(rows: Sequence[CellRow]) -> Table | None:
@@ -190,8 +204,9 @@ def paired_counts(rows: Sequence[CellRow]) -> Table | None:
         "both_wrong": "both wrong",
         "agree": "same class",
     }
-    columns = [Column[CellRow](title, partial(count, name=name)) for name, title in titles.items()]
-    return cells_table(rows, columns)
+    return cells_table(
+        rows, [Column[CellRow](title, partial(count, name=name)) for name, title in titles.items()]
+    )
 
 
 class _Range(NamedTuple):
@@ -213,13 +228,13 @@ def reliability(found: Accuracy) -> Table | None:
         interval = wilson_interval(row.found.right, row.found.images)
         return missing(NO_IMAGES) if interval is None else Value(hundredths(interval))
 
-    columns = [
+    shown = [
         Column[_Range]("confidence", lambda row: Value(f"{row.low:.2f} to {row.high:.2f}"), align="left"),
         Column[_Range]("images", lambda row: Value(f"{row.found.images:,}")),
         Column[_Range]("mean confidence", lambda row: Value(_mean(row)), "%"),
         Column[_Range]("right", right, "% [95 %]"),
     ]
-    return build(columns, ranges) if ranges else None
+    return build(shown, ranges) if ranges else None
 
 
 def _mean(row: _Range) -> str:

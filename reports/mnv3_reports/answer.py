@@ -43,7 +43,7 @@ class _Question(NamedTuple):
 def answer(summary: Summary) -> str:
     """A line for each network and number of threads, at batch 1 where that was measured; then what accuracy says."""
     questions = list(_questions(summary))
-    parts = [*_fastest(summary, questions), *_inaccurate(summary), _ablated(summary)]
+    parts = [*_fastest(summary, questions), *inaccurate(summary), _ablated(summary)]
     best = [asked.best for asked in questions if asked.best is not None]
     if best:
         parts.append(_reading(summary, best))
@@ -144,7 +144,7 @@ def _unflagged(summary: Summary, cell: Cell) -> str:
     return f"{_speed(summary, cell)}{f', {right}' if right is not None else ''}"
 
 
-def _inaccurate(summary: Summary) -> Iterator[str]:
+def inaccurate(summary: Summary) -> Iterator[str]:
     """Every backend that loses more than accepted, or may, however fast it is."""
     evaluation = summary.run.evaluation
     if evaluation is None or not summary.drops:
@@ -155,7 +155,9 @@ def _inaccurate(summary: Summary) -> Iterator[str]:
         yield f"{where}, each backend held against its network in fp32:"
         yield "\n".join(f"- {line}" for line in lines)
     else:
-        yield f"{where}: no backend {too_much(summary)}, against its network in fp32."
+        yield (
+            f"{where}, held against its network in fp32: beyond its interval no backend {too_much(summary)}."
+        )
 
 
 def _ablated(summary: Summary) -> str:

@@ -6,11 +6,14 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from mnv3_reports import (
+    ablation,
     accuracy_section,
     accuracy_tables,
     explanation,
+    failures,
     network_tables,
     provenance,
+    sensitivity,
     tables,
     tuned,
     units,
@@ -20,13 +23,12 @@ from mnv3_reports.answer import answer
 from mnv3_reports.cell_words import inputs_of
 from mnv3_reports.escaping import code, inline
 from mnv3_reports.facts import fact_lines
-from mnv3_reports.layout import escape, fenced, folded, to_markdown
+from mnv3_reports.layout import folded, to_markdown
 from mnv3_reports.noise import noise_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from mnv3_reports.record import Failure
     from mnv3_reports.summary import Summary
 
 LONG = 24
@@ -60,12 +62,14 @@ def report_text(summary: Summary, pictures: Sequence[Picture] = ()) -> str:
         _opening(summary),
         _results(summary),
         _titled("## Accuracy", accuracy_section.section(summary)),
+        _titled("## Sensitivity to quantization", sensitivity.section(summary)),
+        _titled("## Ablation", ablation.section(summary)),
         _titled("## Tuned forms", tuned.section(summary)),
         _titled("## Why, by the runtimes' own account", explanation.section(summary)),
         _references(summary),
         _networks(summary),
         _charts(pictures, timed=bool(summary.measured)),
-        _failures(summary),
+        ["## Failures and skips", *failures.section(summary)],
         ["## Noise met", "\n".join(noise_lines(summary))],
         ["## How it was measured", *provenance.method(summary)],
     )
@@ -262,44 +266,3 @@ def _charts(pictures: Sequence[Picture], *, timed: bool) -> Iterable[str]:
         yield "No chart was drawn with this report." if timed else "No chart: no cell was timed."
     for picture in pictures:
         yield f"![{inline(picture.title)}]({picture.path})"
-
-
-def _failures(summary: Summary) -> Iterable[str]:
-    run = summary.run
-    failures = [record.failure for record in run.cells.values() if record.failure is not None]
-    yield "## Failures and skips"
-    if not failures and not run.skipped:
-        yield "Nothing failed and nothing was skipped."
-        return
-    alike: dict[tuple[str, str, str, str | None], list[Failure]] = {}
-    for failure in failures:
-        backend = run.cells[failure.cell].cell.backend
-        alike.setdefault((backend, failure.phase, failure.reason, failure.install), []).append(failure)
-    lines = [
-        f"- {_failed(summary, backend, group)} failed ({phase}): {escape(reason).rstrip('.')}.{_mend(install)}"
-        for (backend, phase, reason, install), group in alike.items()
-    ]
-    lines += [
-        f"- {code(skipped.backend)} was skipped: {escape(skipped.reason).rstrip('.')}.{_mend(skipped.install)}"
-        for skipped in run.skipped
-    ]
-    yield "\n".join(lines)
-    tails: dict[str, str] = {}
-    for failure in failures:
-        if failure.tail.strip():
-            tails.setdefault(failure.tail.strip(), failure.cell)
-    for tail, cell in tails.items():
-        yield folded(f"Last output of {cell}", fenced(tail))
-
-
-def _failed(summary: Summary, backend: str, failures: Sequence[Failure]) -> str:
-    """The key of a cell; or the backend, and which of its cells."""
-    if len(failures) == 1:
-        return code(failures[0].cell)
-    cells = [record.cell for record in summary.run.cells.values() if record.cell.backend == backend]
-    failed = [summary.run.cells[failure.cell].cell for failure in failures]
-    return f"{code(backend)} ({inline(summary.names.many(failed, cells))})"
-
-
-def _mend(command: str | None) -> str:
-    return f" To mend it: `{command}`" if command else ""

@@ -14,7 +14,7 @@ from mnv3_reports.provenance import partial_notice
 from mnv3_reports.summary import Summary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import Console, ConsoleOptions, RenderableType
 
@@ -23,21 +23,27 @@ if TYPE_CHECKING:
     from mnv3_reports.tables import CellRow
 
 
-class SummaryTable:
-    """Every cell's main figures, networks in the report's order; it fits the console it is printed on."""
+class FittingTable:
+    """A table of cells that fits the console it is printed on, with what is to be known of it below."""
 
-    def __init__(self, run: Run) -> None:
-        self._summary = summary = Summary(run)
-        self._run = run
+    def __init__(
+        self,
+        summary: Summary,
+        columns: Sequence[Column[CellRow]],
+        left_out: Sequence[Column[CellRow]],
+        otherwise: Callable[[Run], list[str]],
+    ) -> None:
+        """Args that need a word.
+
+        columns: the figures, of which the first always stays.
+        left_out: which of the others go first where there is no width for them.
+        otherwise: what is printed where there is no width for any table.
+        """
+        self._summary = summary
         self._rows = [row for variant in summary.variants for row in tables.cell_rows(summary, variant)]
-        self._columns = [
-            tables.COMPACT_MEDIAN,
-            tables.COMPACT_TO_EAGER,
-            *([accuracy_tables.TOP1, accuracy_tables.DROP] if run.evaluation is not None else []),
-            tables.throughput(self._rows),
-            tables.PEAK,
-            tables.SNR,
-        ]
+        self._columns = list(columns)
+        self._left_out = list(left_out)
+        self._otherwise = otherwise
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Names with settings get a line a setting, then figures wrap, then some are left out, then it is no table."""
@@ -47,19 +53,19 @@ class SummaryTable:
         table = self._table(columns)
         if width(table) > options.max_width:
             table = _stacked(table)
-        # What the median says already goes first.
-        left_out = [*(self._columns[place] for place in (-3, -1, -2)), *self._columns[1:-3]]
+        going = iter(self._left_out)
         while width(table, wrapped=True) > options.max_width and len(columns) > 1:
-            columns.remove(left_out[len(self._columns) - len(columns)])
+            columns.remove(next(going))
             table = _stacked(self._table(columns))
+        run = self._summary.run
         if width(table, wrapped=True) > options.max_width:
-            yield Text("\n".join(plain_lines(self._run)))
+            yield Text("\n".join(self._otherwise(run)))
             return
         gone = ", ".join(column.title for column in self._columns if column not in columns)
         caption = f"left out, for want of width: {gone}; the report has all" if gone else None
-        yield to_rich(table, partial_notice(self._run), caption)
+        yield to_rich(table, partial_notice(run), caption)
         for line in alerts(self._summary, markdown=False):
-            yield Text(line, "bold red")
+            yield Text(line, "bold red" if run.header.request.max_drop is not None else "")
         for line in doubts(self._summary, markdown=False):
             yield Text(line)
 
@@ -79,9 +85,32 @@ def _stacked(table: Table) -> Table:
     )
 
 
-def summary_table(run: Run) -> SummaryTable:
-    """Every cell's main figures as something rich prints."""
-    return SummaryTable(run)
+def summary_table(run: Run) -> FittingTable:
+    """Every cell's main figures as something rich prints, networks in the report's order."""
+    summary = Summary(run)
+    rows = [row for variant in summary.variants for row in tables.cell_rows(summary, variant)]
+    rate = tables.throughput(rows)
+    both = [accuracy_tables.COMPACT_TOP1, accuracy_tables.COMPACT_DROP]
+    accuracy = both if run.evaluation is not None else []
+    columns = [tables.COMPACT_MEDIAN, tables.COMPACT_TO_EAGER, *accuracy, rate, tables.PEAK, tables.SNR]
+    # What the median says already goes first.
+    left_out = [rate, tables.SNR, tables.PEAK, tables.COMPACT_TO_EAGER, *accuracy]
+    return FittingTable(summary, columns, left_out, plain_lines)
+
+
+def accuracy_table(run: Run) -> FittingTable:
+    """Accuracy of every cell as something rich prints; what loses more than accepted is red."""
+    summary = Summary(run)
+    compact = {
+        accuracy_tables.TOP1: accuracy_tables.COMPACT_TOP1,
+        accuracy_tables.DROP: accuracy_tables.COMPACT_DROP,
+    }
+    found = accuracy_tables.columns(summary, list(accuracy_tables.all_rows(summary)))
+    columns = [compact.get(column, column) for column in found]
+    first = [accuracy_tables.LOSS, accuracy_tables.CALIBRATION, accuracy_tables.TOP5]
+    left_out = [column for column in first if column in columns]
+    left_out += [column for column in columns[:0:-1] if column not in first]
+    return FittingTable(summary, columns, left_out, accuracy_lines)
 
 
 def plain_lines(run: Run) -> list[str]:
@@ -94,6 +123,22 @@ def plain_lines(run: Run) -> list[str]:
             what = ", ".join(_figures(row)) if row.statistics is not None else _reason(row)
             lines.append(f"{row.record.cell.key}: {what}")
     return lines
+
+
+def accuracy_lines(run: Run) -> list[str]:
+    """One line a cell about its accuracy, each readable on its own; then what loses more than accepted."""
+    summary = Summary(run)
+    notice = partial_notice(run)
+    lines = [notice] if notice is not None else []
+    for row in accuracy_tables.all_rows(summary):
+        if row.record.accuracy is None:
+            what = accuracy_tables.TOP1.value(row).note or "not evaluated"
+            if row.record.failure is not None:
+                what = _reason(row)
+        else:
+            what = ", ".join(_accuracy(row))
+        lines.append(f"{row.record.cell.key}: {what}")
+    return [*lines, *alerts(summary, markdown=False), *doubts(summary, markdown=False)]
 
 
 def _figures(row: CellRow) -> Iterator[str]:
@@ -117,9 +162,10 @@ def _accuracy(row: CellRow) -> Iterator[str]:
     """Top-1 and drop of an evaluated cell."""
     if row.record.accuracy is None:
         return
-    yield f"top-1 {accuracy_tables.TOP1.value(row).text} %"
+    top1 = accuracy_tables.TOP1.value(row)
+    yield f"top-1 {top1.text} %" if top1.text != MISSING else f"{top1.note}"
     drop = row.summary.drop(row.record.cell)
-    if drop is not None:
+    if drop is not None and not accuracy_tables.itself(row):
         above = f" ({than_accepted(row.summary)})" if row.summary.beyond(row.record.cell) is not None else ""
         yield f"{told(drop, drop.reference)}{above}"
 

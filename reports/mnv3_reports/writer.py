@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnv3_reports import charts, journal, pareto
+from mnv3_reports import charts, class_tables, journal, pareto, sensitivity
+from mnv3_reports.evaluation import PER_CLASS, evaluation_text
 from mnv3_reports.markdown import Picture, report_text
 from mnv3_reports.rundir import RUN, RunDirectoryError, load_run, write_run, write_text
 from mnv3_reports.summary import Summary
@@ -26,6 +27,8 @@ REPORT = "report.md"
 def write_report(directory: str | Path, *, with_charts: bool = True) -> list[Path]:
     """Write `report.md` and `charts/*.svg` of a run, and its record anew where there is a journal.
 
+    A run that was to measure accuracy alone (`Request.timed`) gets a report of an evaluation, and `per_class.csv`.
+
     Raises:
         RunDirectoryError: the directory holds no run, or a file cannot be written.
     """
@@ -34,13 +37,18 @@ def write_report(directory: str | Path, *, with_charts: bool = True) -> list[Pat
     written = []
     if (directory / journal.NAME).is_file() or not (directory / RUN).is_file():
         written += write_run(run, directory)
-    summary = Summary(run)
+    summary = Summary(run, directory)
     pictures = []
     for name, title, chart in _charts(summary) if with_charts else ():
         path = directory / "charts" / f"{name}.svg"
         written.append(write_text(path, charts.to_svg(chart)))
         pictures.append(Picture(title, f"charts/{name}.svg"))
-    return [*written, write_text(directory / REPORT, report_text(summary, pictures))]
+    if run.header.request.timed:
+        return [*written, write_text(directory / REPORT, report_text(summary, pictures))]
+    per_class = class_tables.to_csv(summary)
+    if per_class is not None:
+        written.append(write_text(directory / PER_CLASS, per_class))
+    return [*written, write_text(directory / REPORT, evaluation_text(summary, pictures))]
 
 
 def _charts(summary: Summary) -> Iterator[tuple[str, str, alt.Chart]]:
@@ -54,6 +62,12 @@ def _charts(summary: Summary) -> Iterator[tuple[str, str, alt.Chart]]:
         if trade_offs is not None:
             title = f"{pareto.title_of(summary, setting)}, {summary.describe(setting)}"
             yield f"pareto{suffix}", title, trade_offs
+    scans = sensitivity.in_order(summary)
+    for number, scan in enumerate(scans):
+        layers = sensitivity.sensitivity_chart(summary, scan)
+        if layers is not None:
+            suffix = "" if len(scans) == 1 else f"-{number + 1}"
+            yield f"sensitivity{suffix}", f"Sensitivity to int8 by layer, {scan.variant}", layers
 
 
 def _slug(summary: Summary, setting: str) -> str:
