@@ -15,6 +15,7 @@ import msgspec
 from mnv3_bench.errors import UsageError
 from mnv3_bench.inputs import is_image
 from mnv3_models import parse_variant
+from mnv3_models.variants import CHANGEABLE
 from mnv3_reports.record import Preprocessing
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def ablations(names: Sequence[str], variants: Sequence[str]) -> dict[str, str]:
     from mnv3_models.ablations import ablated
 
     found: dict[str, str] = {}
-    bases = [variant for variant in variants if parse_variant(variant).family == "v3"]
+    bases = [variant for variant in variants if parse_variant(variant).unchanged.base in CHANGEABLE]
     if not bases:
         raise UsageError(
             f"--ablate is for V3-Large and V3-Small; this run asks for {', '.join(variants)}: "

@@ -103,7 +103,9 @@ def _one(part: str) -> Named:
 
 def _located(text: str) -> tuple[Path, str | None]:
     """The file, and the variant that a published file's name stands for."""
-    if text.lower().startswith(("torchvision:", "http://", "https://")):
+    from mnv3_models import downloads
+
+    if downloads.is_download(text):
         from mnv3_bench.downloading import downloaded
 
         return downloaded(text)

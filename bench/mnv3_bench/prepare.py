@@ -18,6 +18,7 @@ from mnv3_bench.cache import Building, Manifest, Store, digest
 from mnv3_bench.conversations import side_by_side
 from mnv3_bench.data_worker import SENSITIVITY_FILE, TRAINED_FILE
 from mnv3_bench.environment import usable_cpus
+from mnv3_bench.errors import UsageError
 from mnv3_bench.inputs import COUNTS, describe
 from mnv3_bench.keys import WEIGHTS_RESOLUTION, Keys, digest_of
 from mnv3_bench.launcher import Launcher, Worker, WorkerError, expect
@@ -216,6 +217,7 @@ class Preparer:
             else:
                 yield from self._make_weights(variant)
         except WorkerError as error:
+            require_data(error)
             self._fail(mine, error)
             return
         for scanned in self._wanted_scans():
@@ -530,6 +532,7 @@ class Preparer:
                 work=1.0,
             )
         except WorkerError as error:
+            require_data(error)
             here = [c for c in self.cells if (c.variant, c.resolution) == (variant, resolution)]
             self._lose(here, error)
             return
@@ -556,6 +559,17 @@ class Preparer:
     def _lose(self, cells: list[Cell], error: WorkerError) -> None:
         self._fail(cells, error)
         self.cells = tuple(cell for cell in self.cells if cell not in cells)
+
+
+def require_data(error: WorkerError) -> None:
+    """What is wrong with the labelled images is wrong for every cell: the request ends.
+
+    Raises:
+        UsageError: a worker found fault with them.
+    """
+    name, colon, text = error.reason.partition(": ")
+    if colon and name == "DataError":
+        raise UsageError(f"--data: {text}") from error
 
 
 def explains(cell: Cell) -> bool:

@@ -106,7 +106,8 @@ def test_a_second_evaluation_takes_predictions_from_the_store(home: Path, evalua
     )
     assert done.returncode == 0, done.stderr
     run = load(output)
-    assert all(r.accuracy is not None and r.accuracy.cached for r in run.cells.values())
+    cached = {r.cell.backend: r.accuracy is not None and r.accuracy.cached for r in run.cells.values()}
+    assert cached == {"eager": True, "fake-well": True}, done.stderr
     assert run.evaluation is not None
     assert list(run.evaluation.broken) == ["a/broken.png"]
 

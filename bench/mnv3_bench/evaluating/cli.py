@@ -134,11 +134,10 @@ def evaluate(
 def _show(run: Run, directory: Path) -> None:
     from rich.console import Console
 
-    from mnv3_reports.terminal import accuracy_lines, accuracy_tables
+    from mnv3_reports.terminal import accuracy_lines, accuracy_table
 
     if sys.stdout.isatty():
-        for table in accuracy_tables(run):
-            Console().print(table)
+        Console().print(accuracy_table(run))
     else:
         for line in accuracy_lines(run):
             print(line)

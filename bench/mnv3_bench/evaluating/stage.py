@@ -10,9 +10,9 @@ import msgspec
 
 from mnv3_bench.coldstart import file_name
 from mnv3_bench.conversations import side_by_side
-from mnv3_bench.errors import UsageError
 from mnv3_bench.evaluating.predicting import ACCURACY_FILE, BROKEN_FILE, PREDICTIONS_FILE
 from mnv3_bench.launcher import Worker, WorkerError
+from mnv3_bench.prepare import require_data
 from mnv3_bench.protocol import Evaluate, Message, Reply
 from mnv3_models import parse_variant
 from mnv3_reports.record import Accuracy, Cell, Entry, Evaluation, Failure
@@ -95,7 +95,7 @@ class Evaluator:
         try:
             path = yield from self._predictions(cell, decoders, exact=True)
         except WorkerError as error:
-            self._require_data(error)
+            require_data(error)
             for each in cells:
                 if (each.variant, each.resolution) == (cell.variant, cell.resolution):
                     self._fail(each, error)
@@ -109,7 +109,7 @@ class Evaluator:
         try:
             path = yield from self._predictions(cell, decoders, exact=False)
         except WorkerError as error:
-            self._require_data(error)
+            require_data(error)
             self._fail(cell, error)
             return
         accuracy = msgspec.json.decode((path / ACCURACY_FILE).read_bytes(), type=Accuracy)
@@ -159,9 +159,3 @@ class Evaluator:
     def _fail(self, cell: Cell, error: WorkerError) -> None:
         self.tell(f"{cell.key}: cannot be evaluated: {error.reason}", SECONDS)
         self.record(Failure(cell.key, "accuracy", error.reason, error.tail, error.install))
-
-    def _require_data(self, error: WorkerError) -> None:
-        """What is wrong with the data is wrong for every cell."""
-        name, colon, text = error.reason.partition(": ")
-        if colon and name == "DataError":
-            raise UsageError(f"--data: {text}") from None

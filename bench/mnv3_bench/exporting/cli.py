@@ -61,7 +61,7 @@ def export(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Images that quantized files are calibrated on: digits, imagefolder:PATH, npz:FILE. Default: made ones."
+            help="Images that int8 files are calibrated on: digits, imagefolder:PATH, npz:FILE. Default: made ones."
         ),
     ] = None,
     keep_float: Annotated[
