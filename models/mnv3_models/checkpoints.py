@@ -73,7 +73,55 @@ def load_weights(model: nn.Module, path: str | Path, *, bn_eps: float | None = N
         raise ValueError(f"bn_eps is {bn_eps}; expected a small positive number, such as 1e-3")
     path = Path(path)
     state = read_state(path)
+    return _fill(model, path, state, _layout(path, state), bn_eps)
+
+
+def load_for_fine_tuning(
+    model: nn.Module, path: str | Path, *, bn_eps: float | None = None
+) -> tuple[LoadedWeights, int | None]:
+    """Fill a network as `load_weights` does, but leave its last layer as it is where the file's has other classes.
+
+    Args:
+        model: a network that `build` made.
+        path: a .pth, .pt or .safetensors file.
+        bn_eps: epsilon the weights were trained with, where `load_weights`'s rule does not hold.
+
+    Returns:
+        What the file holds; and, where the last layer was not taken, how many classes the file's has.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_weights`.
+    """
+    if not isinstance(model, MobileNet):
+        raise ValueError(
+            f"a {type(model).__name__} cannot take these weights; expected a network from build()"
+        )
+    path = Path(path)
+    state = read_state(path)
     layout = _layout(path, state)
+    keys = _keys(model, layout)
+    own = model.state_dict()
+    head = list(own)[-1].rpartition(".")[0]  # the last linear layer's
+    weight, bias = keys[f"{head}.weight"], keys[f"{head}.bias"]
+    other = None
+    if weight in state and bias in state and state[bias].dim() == 1 and state[weight].dim() > 1:
+        found, wanted = state[weight].shape[:2], own[f"{head}.weight"].shape
+        if found[0] != wanted[0] and found[1] == wanted[1]:
+            other = int(found[0])
+            state = {
+                **state,
+                weight: own[f"{head}.weight"].reshape(*wanted, *[1] * (state[weight].dim() - 2)),
+                bias: own[f"{head}.bias"],
+            }
+    return _fill(model, path, state, layout, bn_eps), other
+
+
+def _fill(model: MobileNet, path: Path, state: State, layout: str, bn_eps: float | None) -> LoadedWeights:
+    """Copy tensors that fit into a network.
+
+    Raises:
+        ValueError: they do not.
+    """
     if misfit := _misfit(model, state, layout):
         fits = _find_fit(state, layout)
         advice = f"; the file fits {fits}" if fits else ""

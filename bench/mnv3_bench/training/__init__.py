@@ -1,0 +1,1 @@
+"""`mnv3-bench train` and `mnv3-bench recipes`."""
