@@ -69,9 +69,9 @@ def mark(summary: Summary) -> str:
     return FLAG if summary.run.header.request.max_drop is None else ALERT
 
 
-def than_accepted(summary: Summary) -> str:
-    """What so many points are above of: 'more than the 1.0 accepted'."""
-    points = limit_points(summary.limit)
+def than_accepted(summary: Summary, unit: str = "") -> str:
+    """What so many points are above of: 'more than the 1.0 accepted', with ' points' where they were not named."""
+    points = f"{limit_points(summary.limit)}{unit}"
     if summary.run.header.request.max_drop is None:
         return f"more than {points} (--max-drop sets what is accepted)"
     return f"more than the {points} accepted"

@@ -6,16 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mnv3_reports import units
 from mnv3_reports.accuracy import wilson_interval
-from mnv3_reports.accuracy_words import (
-    alerts,
-    doubts,
-    hundredths,
-    joined,
-    mark,
-    than_accepted,
-    told,
-    too_much,
-)
+from mnv3_reports.accuracy_words import alerts, doubts, hundredths, joined, mark, than_accepted, told, untold
 from mnv3_reports.cell_words import shape
 from mnv3_reports.compare import BASELINE
 from mnv3_reports.escaping import code, inline
@@ -154,10 +145,10 @@ def inaccurate(summary: Summary) -> Iterator[str]:
     if lines:
         yield f"{where}, each backend held against its network in fp32:"
         yield "\n".join(f"- {line}" for line in lines)
-    else:
-        yield (
-            f"{where}, held against its network in fp32: beyond its interval no backend {too_much(summary)}."
-        )
+        return
+    few = len(untold(summary))
+    doubt = f"; of {units.counted(few, 'backend')} so few images do not tell (see Accuracy)" if few else ""
+    yield f"{where}: no backend is seen to lose {than_accepted(summary, ' points')}{doubt}."
 
 
 def _ablated(summary: Summary) -> str:

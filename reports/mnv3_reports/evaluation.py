@@ -81,6 +81,9 @@ def _answer(summary: Summary, variant: str) -> str:
         return "not evaluated on any backend."
     reference = reference_of(rows)
     sentences = [f"{code(reference.record.cell.backend)} gets {_right(reference)}"]
+    drop = summary.drop(reference.record.cell)
+    if drop is not None and reference.record.cell.backend != BASELINE:
+        sentences = [f"{sentences[0]} and {told(drop, inline(drop.reference))}"]
     others = [row for row in rows if row is not reference]
     drops = [(row, drop) for row in others if (drop := summary.drop(row.record.cell)) is not None]
     changed = [(row, drop) for row, drop in drops if drop.verdict != "no loss shown"]

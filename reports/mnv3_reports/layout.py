@@ -99,8 +99,17 @@ def to_markdown(table: Table) -> str:
     return "\n".join(lines)
 
 
-def to_rich(table: Table, title: str | None = None, caption: str | None = None) -> rich.table.Table:
-    """The same for a terminal; the notes are below it, before a caption."""
+def to_rich(
+    table: Table, title: str | None = None, caption: str | None = None, room: int | None = None
+) -> rich.table.Table:
+    """The same for a terminal; the notes are below it, before a caption.
+
+    Args:
+        table: what is shown.
+        title: above it.
+        caption: below it.
+        room: columns of the terminal; figures with an interval are broken where the table is wider.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -109,8 +118,9 @@ def to_rich(table: Table, title: str | None = None, caption: str | None = None) 
     rich_table = RichTable(
         title=title, box=SIMPLE_HEAD, padding=0, title_justify="left", caption_justify="left"
     )
-    for heading, align, wraps in zip(table.headings, table.alignments, _wrapping(table), strict=True):
-        rich_table.add_column(Text(heading), justify=align, no_wrap=not wraps)
+    columns = zip(table.headings, table.alignments, _wrapping(table), _widths(table, room), strict=True)
+    for heading, align, wraps, wide in columns:
+        rich_table.add_column(Text(heading), justify=align, no_wrap=not wraps, width=wide)
     for row in table.rows:
         rich_table.add_row(*(Text(_on_terminal(value, notes), "bold red" * value.alert) for value in row))
     below = [f"({letter}) {note}" for note, letter in notes] + ([caption] if caption else [])
@@ -121,15 +131,30 @@ def to_rich(table: Table, title: str | None = None, caption: str | None = None) 
 
 def width(table: Table, *, wrapped: bool = False) -> int:
     """Columns of a terminal that `to_rich` takes: without breaking a line, or at the least it can."""
+    needs = _needs(table)
+    return len(needs) + 1 + sum(least if wrapped else most for least, most in needs)
+
+
+def _needs(table: Table) -> list[tuple[int, int]]:
+    """The least and the most that each column takes."""
     notes = _Notes()
-    total = len(table.headings) + 1
+    found = []
     for place, (heading, wraps) in enumerate(zip(table.headings, _wrapping(table), strict=True)):
         values = [row[place] for row in table.rows]
         texts = [heading, *(_on_terminal(value, notes) for value in values)]
-        total += max(
-            len(part) for text in texts for part in (text.split() if wraps and wrapped else text.splitlines())
-        )
-    return total
+        most = max(len(line) for text in texts for line in text.splitlines())
+        least = max(len(word) for text in texts for word in text.split())
+        found.append((least if wraps else most, most))
+    return found
+
+
+def _widths(table: Table, room: int | None) -> list[int | None]:
+    """Fixed widths where the table is wider than the room but can be broken into it: rich would cut words instead."""
+    needs = _needs(table)
+    if room is None or not width(table, wrapped=True) <= room < width(table):
+        return [None] * len(needs)
+    spare, wished = room - width(table, wrapped=True), sum(most - least for least, most in needs)
+    return [least + spare * (most - least) // wished for least, most in needs]
 
 
 def _on_terminal(value: Value, notes: _Notes) -> str:

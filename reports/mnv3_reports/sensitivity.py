@@ -113,8 +113,8 @@ def decibels(snr: float) -> str:
 
 
 def _increase(row: _Row) -> Value:
-    change = row.layer.loss - row.scan.loss
-    return Value(f"{'−' if change < 0 else '+'}{units.significant(abs(change), 2)}")
+    text = f"{row.layer.loss - row.scan.loss:+.4f}"
+    return Value(text.replace("-", "−") if float(text) else "0")
 
 
 _COLUMNS: tuple[Column[_Row], ...] = (
@@ -128,7 +128,7 @@ _COLUMNS: tuple[Column[_Row], ...] = (
         ),
         align="left",
     ),
-    Column("kind", lambda row: Value(row.layer.kind.strip() or "not told"), align="left"),
+    Column("kind", lambda row: Value(inline(row.layer.kind) or "not told"), align="left"),
     Column("SNR", lambda row: Value(decibels(row.layer.snr_db)), "dB"),
     Column("same class", lambda row: Value(single(row.layer.agreement, row.scan.images)), "%"),
     Column("top-1", lambda row: Value(single(row.layer.top1, row.scan.images)), "%"),

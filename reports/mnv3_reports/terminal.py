@@ -63,7 +63,7 @@ class FittingTable:
             return
         gone = ", ".join(column.title for column in self._columns if column not in columns)
         caption = f"left out, for want of width: {gone}; the report has all" if gone else None
-        yield to_rich(table, partial_notice(run), caption)
+        yield to_rich(table, partial_notice(run), caption, options.max_width)
         for line in alerts(self._summary, markdown=False):
             yield Text(line, "bold red" if run.header.request.max_drop is not None else "")
         for line in doubts(self._summary, markdown=False):

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+HOSTILE = "<script>alert(1)</script> | a_b*c [d](e)\n@someone #1 `x`"
+"""A name that does harm where it is printed as it is."""
 BASE_SECONDS = {"v3-large": 14e-3, "v3-small": 6.5e-3, "v2": 15e-3, "v1": 18e-3}
 SPEEDUP = {
     "eager": 1.0,
@@ -534,14 +536,14 @@ def trained(variant: str, **changed: Any) -> Trained:
     return Trained(variant=variant, **{**given, **spent, **changed})
 
 
-def sensitivity(variant: str = "v3-small", layers: int = 30, **given: Any) -> Sensitivity:
+def sensitivity(variant: str = "v3-small", number: int = 30, **given: Any) -> Sensitivity:
     """Layers of every kind, the last ones of the network the most sensitive."""
     kinds = ("stem", "expansion", "depthwise", "projection", "squeeze-excitation")
     found = [
         LayerSensitivity(
-            f"features.{number}.block.0", kinds[number % 5], 12.0 + 1.5 * (layers - number), 0.99, 0.97, 0.081
+            f"features.{place}.block.0", kinds[place % 5], 12.0 + 1.5 * (number - place), 0.99, 0.97, 0.081
         )
-        for number in range(layers)
+        for place in range(number)
     ]
     values: dict[str, Any] = {
         "variant": variant,

@@ -66,3 +66,20 @@ def test_a_run_asks_for_the_ratios_that_its_report_prints() -> None:
     assert found[reduced.key, cells[1].key] == "exact"
     without = [ratio.kind for ratio in ratios_of(run, cells[:1])]
     assert without == []
+
+
+def test_an_ablated_form_stands_beside_its_whole_network_and_beside_no_reference() -> None:
+    run = factory.whole_run(
+        factory.request(("v3-small", "v3-large"), ("v1",), ("eager", "onnxruntime")), epochs=1
+    )
+    run.header = factory.asking(run, ablated={"v3-large": "v3-small"})
+    cells = [record.cell for record in run.cells.values()]
+    found = {(ratio.numerator, ratio.denominator): ratio.kind for ratio in ratios_of(run, cells)}
+    for backend in ("eager", "onnxruntime"):
+        form, whole, v1 = (Cell(name, backend).key for name in ("v3-large", "v3-small", "v1"))
+        assert found[form, whole] == "ablation"
+        assert found[whole, v1] == "variant"
+        assert (form, v1) not in found
+    assert found[Cell("v3-large", "onnxruntime").key, Cell("v3-large", "eager").key] == "backend"
+    without = [cell for cell in cells if cell.variant != "v3-small"]
+    assert not [ratio for ratio in ratios_of(run, without) if ratio.kind == "ablation"]

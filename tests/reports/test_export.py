@@ -57,6 +57,35 @@ def test_what_nobody_counted_is_empty_and_what_it_was_compared_with_is_said() ->
     assert json.loads(export.to_json(factory.own_run()))["request"]["models"]["tokens_model.onnx"]["inputs"]
 
 
+def test_accuracy_is_exported_with_its_intervals() -> None:
+    run = factory.evaluated_run()
+    cell = Cell("v3-small", "onnxruntime-int8")
+    factory.lossy(run, cell, 0.05)
+    lines = {line["cell"]: line for line in csv.DictReader(io.StringIO(export.to_csv(run)))}
+    line, found = lines[cell.key], run.cells[cell.key].accuracy
+    assert found is not None
+    assert (line["accuracy_data"], line["accuracy_images"]) == ("digits", "449")
+    assert float(line["top1"]) == found.top1 / 449
+    assert float(line["top1_low"]) < float(line["top1"]) < float(line["top1_high"])
+    assert float(line["top1_drop_low"]) > 0.01
+    assert float(line["top1_drop_mcnemar_p"]) < 0.001
+    assert (line["top1_drop_verdict"], line["top1_drop_against_accepted"]) == ("loses", "above")
+    assert float(line["class_agreement"]) < 0.97
+    assert float(line["expected_calibration_error"]) > 0
+    assert float(line["loss_low"]) < float(line["loss"]) < float(line["loss_high"])
+    document = json.loads(export.to_json(run))
+    assert document["evaluation"]["fingerprint"] == "0123456789abcdef"
+    exported = next(each for each in document["cells"] if each["cell"] == cell.key)
+    assert exported["top1"] == found.top1 / 449
+
+
+def test_a_share_of_one_image_has_an_interval_and_a_run_without_images_none() -> None:
+    one = next(csv.DictReader(io.StringIO(export.to_csv(factory.evaluated_run(images=1)))))
+    assert (one["top1_low"] != "", one["loss"] != "", one["loss_low"]) == (True, True, "")
+    none = next(csv.DictReader(io.StringIO(export.to_csv(factory.whole_run(epochs=1)))))
+    assert {none[name] for name in ("accuracy_data", "top1", "top1_drop", "top1_drop_verdict")} == {""}
+
+
 def test_an_empty_run_exports() -> None:
     run = Run.started(factory.header())
     assert len(export.to_csv(run).splitlines()) == 1 + len(run.cells)

@@ -73,3 +73,16 @@ def test_a_tables_width_is_what_a_terminal_needs() -> None:
     assert not any("14.0 ±0.84% (a)" in line for line in lines(whole - 1))
     assert not any("…" in line for line in lines(least))
     assert any("v3-large-minimal" in line for line in lines(least))
+
+
+def test_an_alert_is_red_and_told_without_colour_too() -> None:
+    table = build(
+        [Column[str]("drop", lambda row: Value(row, "too much", alert=row == "2.1"))], ["2.1", "0.3"]
+    )
+    assert "| 2.1 🔴<sup>a</sup> |\n| 0.3<sup>a</sup> |" in to_markdown(table)
+    console = Console(width=60, record=True, file=io.StringIO(), force_terminal=True)
+    console.print(to_rich(table))
+    styled = console.export_text(styles=True)
+    assert "\x1b[1;31m2.1 ! (a)\x1b[0m" in styled
+    assert "31m0.3" not in styled
+    assert width(table) == len("2.1 ! (a)") + 2

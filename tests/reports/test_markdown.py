@@ -208,6 +208,73 @@ def many_cells() -> Run:
     return run
 
 
+def evaluated_in_part() -> Run:
+    """Some cells evaluated, some failed while they were, some without a reference, one on nothing."""
+    run = factory.evaluated_run()
+    cells = list(run.cells.values())
+    cells[0].accuracy = None
+    run.add(factory.failure(cells[1].cell, "accuracy"))
+    cells[1].accuracy = None
+    for record in cells[2:4]:
+        assert record.accuracy is not None
+        record.accuracy = msgspec.structs.replace(record.accuracy, pairs=None, top5=None)
+    nothing = factory.answers(0, images=0)
+    run.add(factory.accuracy(cells[4].cell, nothing, nothing, loss=0.0, loss_sd=0.0))
+    run.add(factory.finished("partial", "interrupted", None))
+    return run
+
+
+def evaluation_cut_off() -> Run:
+    """The data are known, and nothing was evaluated of them."""
+    run = factory.whole_run(epochs=2)
+    run.add(factory.evaluation())
+    run.finished = None
+    return run
+
+
+def hostile() -> Run:
+    """Names of data, classes, images and layers that nobody chose to be harmless."""
+    run = factory.evaluated_run()
+    run.add(
+        msgspec.structs.replace(
+            factory.evaluation(classes=(factory.HOSTILE, "", "`")),
+            data=factory.HOSTILE,
+            calibration=factory.HOSTILE,
+            broken={factory.HOSTILE: factory.HOSTILE},
+        )
+    )
+    run.add(factory.trained("v3-small", recipe=factory.HOSTILE))
+    worst = msgspec.structs.replace(
+        factory.sensitivity().layers[0], name=factory.HOSTILE, kind=factory.HOSTILE
+    )
+    run.add(factory.sensitivity(scheme=factory.HOSTILE, layers=(worst,)))
+    for record in run.cells.values():
+        record.prepared = msgspec.structs.replace(
+            factory.prepared(record.cell), facts={"kept in float": factory.HOSTILE}
+        )
+        record.accuracy = record.accuracy and msgspec.structs.replace(
+            record.accuracy,
+            preprocessing=msgspec.structs.replace(factory.PREPROCESSING, source=factory.HOSTILE),
+        )
+    return run
+
+
+def flagged_without_a_limit() -> Run:
+    run = factory.evaluated_run(asked=factory.request(threads=(1, 2)))
+    factory.lossy(run, Cell("v3-small", "onnxruntime-int8"), 0.05)
+    run.header = factory.asking(run, max_drop=None)
+    return run
+
+
+def ablated_base_failed() -> Run:
+    run = factory.ablated_run()
+    for record in run.cells.values():
+        if record.cell.variant == "v3-small":
+            record.accuracy = None
+            run.add(factory.failure(record.cell))
+    return run
+
+
 RUNS: dict[str, Callable[[], Run]] = {
     "whole": factory.whole_run,
     "some failed": lambda: failing(factory.whole_run(epochs=2)),
@@ -238,6 +305,16 @@ RUNS: dict[str, Callable[[], Run]] = {
     "explained": explained_run,
     "explained, nothing timed": explained_untimed,
     "many cells": many_cells,
+    "evaluated": factory.evaluated_run,
+    "evaluated in part": evaluated_in_part,
+    "evaluated on one image": lambda: factory.evaluated_run(images=1),
+    "evaluation cut off": evaluation_cut_off,
+    "hostile": hostile,
+    "flagged without a limit": flagged_without_a_limit,
+    "ablated": factory.ablated_run,
+    "ablated, not evaluated": lambda: factory.ablated_run(evaluated=False),
+    "ablated, the base failed": ablated_base_failed,
+    "only accuracy, timed in vain": lambda: factory.evaluation_run(),
 }
 
 
@@ -280,6 +357,9 @@ def test_the_sections_come_in_order(run: Run) -> None:
         "# MobileNet benchmark" if not run.header.request.models else "# ",
         "## What was asked",
         "## Results",
+        *(["## Accuracy"] if run.evaluation is not None else []),
+        *(["## Sensitivity"] if run.sensitivities else []),
+        *(["## Ablation"] if run.header.request.ablated else []),
         *(["## Tuned forms"] if run.tuned or run.header.request.tune else []),
         *(["## Why"] if any(record.explained for record in run.cells.values()) else []),
         "## Against",
