@@ -10,7 +10,7 @@ import numpy as np
 
 from mnv3_models.data import images, labels
 from mnv3_models.data.errors import BrokenImageError, DataError
-from mnv3_models.data.source import Names, Source
+from mnv3_models.data.source import Names, Source, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -93,7 +93,7 @@ class ImageFolder(Source):
         name = self._names[index]
         if self._sizes[index] == 0:
             raise BrokenImageError(name, "an empty file")
-        return images.read(os.path.join(self.root, os.fsdecode(self._names.raw(index))), name)  # noqa: PTH118
+        return images.read(self.root / os.fsdecode(self._names.raw(index)), name)
 
     def _content(self) -> Iterator[bytes]:
         # Names, sizes and labels: reading every file would take as long as evaluating on them.
@@ -208,7 +208,7 @@ def _number(
     if classes is None:
         first = set(parts[0].labels)
         if parts[0].by_file and all(map(labels.is_number, first)):
-            classes = tuple(map(str, range(max(map(int, first)) + 1)))
+            classes = numbered(max(map(int, first)), str(root))
         else:
             classes = tuple(sorted(first))
     numbers = {key: number for number, name in enumerate(classes) for key in _keys(name)}

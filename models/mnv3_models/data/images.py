@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 """Of files that count as images, in lower case."""
+LONGEST_SIDE = 1 << 20
+"""Pixels; Pillow's resizing calculates in float32, which knows no halves of much longer ones."""
 
 _ORIENTATION = 0x0112  # Exif's tag
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -41,10 +43,13 @@ def read(path: Path | str, name: str) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        # The filter makes an error of what Pillow only warns of, from 90 million pixels on.
-        with warnings.catch_warnings(), open(path, "rb") as file:  # noqa: PTH123 - twice as fast as Path's
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of metadata, in every worker
+            # Pillow itself only warns between 90 and 180 million pixels.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
+            with Image.open(path) as image:
+                if max(image.size) > LONGEST_SIDE:
+                    raise ValueError(f"{image.width} x {image.height} pixels")
                 return upright(rgb(image), image)
     except UnidentifiedImageError:
         raise BrokenImageError(name, "no image by its content") from None

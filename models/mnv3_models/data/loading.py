@@ -9,13 +9,17 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import numpy as np
+
 from mnv3_models.data.errors import BrokenImageError, DataError
+from mnv3_models.data.slots import Slots
 from mnv3_models.data.transforms import PixelTransform
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from multiprocessing.process import BaseProcess
 
+    import numpy.typing as npt
     import torch
     from torch.utils.data import DataLoader
 
@@ -28,6 +32,8 @@ Key = int | tuple[int, ...]
 BROKEN_SHARE = 0.01
 """More than this share of images that cannot be decoded is an error; one image never is."""
 MOST_WORKERS = 8
+PREFETCHED = 2
+"""Batches that each worker makes ahead."""
 _SHOWN = 5
 
 
@@ -107,11 +113,15 @@ class Loader:
         self._tally = tally
         self._broken = Tally()  # of this part; the tally may count those of others too
         self._children: list[BaseProcess] = []
+        self._slots = _slots(transform, batch, workers)
+        tasks = _Tasks(InOrder(len(part), batch) if order is None else order, self._slots)
         self._loader: DataLoader[Any] = DataLoader(
-            cast("Any", _Decoded(part, transform)),
-            batch_sampler=cast("Any", InOrder(len(part), batch) if order is None else order),
+            cast("Any", _Decoded(part, transform, self._slots)),
+            batch_size=None,  # the sampler's items are whole batches
+            sampler=cast("Any", tasks),
             num_workers=workers,
-            collate_fn=_collate,
+            prefetch_factor=PREFETCHED if workers else None,
+            collate_fn=cast("Any", _as_it_is),
             worker_init_fn=_become_worker if workers else None,
             multiprocessing_context=_start_method() if workers else None,
             persistent_workers=workers > 0,
@@ -120,6 +130,8 @@ class Loader:
         )
 
     def __iter__(self) -> Iterator[Batch]:
+        import torch
+
         seen = 0
         try:
             for found in self._passed():
@@ -127,18 +139,16 @@ class Loader:
                     self._tally.add(name, reason)
                     self._broken.add(name, reason)
                 self._broken.check(len(self._part))
+                images = self._finished(found)
                 if len(found.labels):
                     seen += 1
-                    images = found.images
-                    if isinstance(self._transform, PixelTransform):
-                        images = self._transform.finish(images)
-                    yield Batch(images, found.labels, found.indices)
+                    yield Batch(images, torch.from_numpy(found.labels), torch.from_numpy(found.indices))
         except RuntimeError as error:
-            dead = [child for child in self._children if child.exitcode not in (None, 0)]
+            dead = [child for child in self._children if child.exitcode is not None]
             if not dead:
                 raise
             self.close()
-            raise DataError(_obituary(dead[0])) from error
+            raise DataError(obituary(dead[0].exitcode or 0)) from error
         if not seen and self._broken.broken:
             raise DataError(f"none of the images can be read: {self._broken.describe()}")
 
@@ -149,6 +159,19 @@ class Loader:
         if iterator is not None and hasattr(iterator, "_shutdown_workers"):
             iterator._shutdown_workers()
         self._children = []
+
+    def _finished(self, found: _Raw) -> torch.Tensor:
+        import torch
+
+        images = found.images
+        if found.slot is not None:
+            assert self._slots is not None
+            images = torch.from_numpy(self._slots[found.slot][: len(found.labels)])
+        if isinstance(self._transform, PixelTransform):
+            images = self._transform.finish(images)  # in memory of its own, so that the slot is free
+        if found.slot is not None and self._slots is not None:
+            self._slots.give(found.slot)
+        return images
 
     def _passed(self) -> Iterator[_Raw]:
         """One pass of torch's loader, whose complaint of a dead worker comes from here and nowhere else.
@@ -215,62 +238,88 @@ class InOrder:
         return -(-self.count // self.batch)
 
 
-class _Item(NamedTuple):
-    """One image, or why there is none."""
+class _Task(NamedTuple):
+    """A batch to be made."""
 
-    image: torch.Tensor | None
-    label: int
-    position: int
-    broken: tuple[str, str] | None
+    slot: int | None
+    """Where its pixels go; None hands over a tensor."""
+    keys: Sequence[Key]
+
+
+class _Tasks:
+    """Batches to be made, anew for every pass."""
+
+    def __init__(self, order: Iterable[Sequence[Key]], slots: Slots | None) -> None:
+        self._order = order
+        self._slots = slots
+
+    def __iter__(self) -> Iterator[_Task]:
+        if self._slots is not None:
+            self._slots.reset()  # a pass that ended early never gave back what was under way
+        for keys in self._order:
+            fits = self._slots is not None and len(keys) <= self._slots.rows
+            yield _Task(self._slots.take() if fits and self._slots is not None else None, keys)
 
 
 class _Raw(NamedTuple):
     """A batch as it comes from a worker."""
 
     images: torch.Tensor
-    labels: torch.Tensor
-    indices: torch.Tensor
+    slot: int | None
+    """Where the images are, if not in `images`."""
+    labels: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int64]
     broken: list[tuple[str, str]]
 
 
 class _Decoded:
-    """A part as torch's loader wants it."""
+    """A part as torch's loader wants it: batches by their tasks."""
 
-    def __init__(self, part: Part, transform: Transform) -> None:
+    def __init__(self, part: Part, transform: Transform, slots: Slots | None) -> None:
         self._part = part
         self._transform = transform
+        self._slots = slots
 
-    def __len__(self) -> int:
-        return len(self._part)
-
-    def __getitem__(self, key: Key) -> _Item:
+    def __getitem__(self, task: _Task) -> _Raw:
         import torch
+        from torch.utils.data import default_collate
 
-        *seed, index = key if isinstance(key, tuple) else (key,)
-        label = int(self._part.labels[index])
-        try:
-            image = self._part.image(index)
-        except BrokenImageError as error:
-            return _Item(None, label, index, (error.name, error.reason))
-        if isinstance(self._transform, PixelTransform):
-            made = torch.from_numpy(self._transform.pixels(image, (*seed, index)))
-        else:
-            made = self._transform(image, (*seed, index))
-        return _Item(made, label, index, None)
+        rows = None if task.slot is None or self._slots is None else self._slots[task.slot]
+        images: list[torch.Tensor] = []
+        indices: list[int] = []
+        broken: list[tuple[str, str]] = []
+        for key in task.keys:
+            seed = key if isinstance(key, tuple) else (key,)
+            index = seed[-1]
+            try:
+                image = self._part.image(index)
+            except BrokenImageError as error:
+                broken.append((error.name, error.reason))
+                continue
+            if not isinstance(self._transform, PixelTransform):
+                images.append(self._transform(image, seed))
+            elif rows is not None:
+                rows[len(indices)] = self._transform.pixels(image, seed)
+            else:
+                images.append(torch.from_numpy(self._transform.pixels(image, seed)))
+            indices.append(index)
+        made = default_collate(images) if images else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+        positions = np.array(indices, dtype=np.int64)
+        return _Raw(made, task.slot, self._part.labels[positions], positions, broken)
 
 
-def _collate(items: list[_Item]) -> _Raw:
-    import torch
-    from torch.utils.data import default_collate
+def _as_it_is(found: _Raw) -> _Raw:
+    return found
 
-    whole = [item for item in items if item.image is not None]
-    return _Raw(
-        # torch's own puts them into shared memory at once when in a worker.
-        default_collate([item.image for item in whole]) if whole else torch.empty(0),
-        torch.tensor([item.label for item in whole], dtype=torch.int64),
-        torch.tensor([item.position for item in whole], dtype=torch.int64),
-        [item.broken for item in items if item.broken is not None],
-    )
+
+def _slots(transform: Transform, batch: int, workers: int) -> Slots | None:
+    """Memory for as many batches as may be under way, two more than torch asks for ahead."""
+    if not workers or _start_method() != "fork" or not isinstance(transform, PixelTransform):
+        return None
+    from PIL import Image
+
+    shape = transform.pixels(Image.new("RGB", (8, 8)), (0,)).shape
+    return Slots(workers * PREFETCHED + 2, batch, shape)
 
 
 def _start_method() -> str | None:
@@ -296,8 +345,8 @@ def _await_parent(parent: int) -> None:
             os._exit(0)
 
 
-def _obituary(dead: BaseProcess) -> str:
-    code = dead.exitcode or 0
+def obituary(code: int) -> str:
+    """What to say of a worker that ended with an exit code, or by a signal, as its negative number."""
     if code >= 0:
         how = f"exited with code {code}"
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zipfile
 import zlib
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mnv3_models.data.errors import DataError
-from mnv3_models.data.source import Names, Source
+from mnv3_models.data.source import Names, Source, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +81,7 @@ class Npz(Source):
         super().__init__(
             spec=f"npz:{path}",
             name=path.name,
-            classes=classes or [str(number) for number in range(int(numbers.max()) + 1)],
+            classes=classes or numbered(int(numbers.max()), str(path)),
             labels=numbers,
             names=Names(
                 f"{_called(member)} {number}".encode()
@@ -136,6 +137,10 @@ def _contents(path: Path) -> dict[str, _Array]:
                     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else None
                     shape, fortran, dtype = (read or np.lib.format.read_array_header_2_0)(member)
                     header = member.tell()
+                if not dtype.hasobject and header + math.prod(shape) * dtype.itemsize != info.file_size:
+                    raise ValueError(
+                        f"{info.filename} has {info.file_size} bytes, which are not those of its shape"
+                    )
                 file.seek(info.header_offset)
                 _, name, extra = _ZIP_HEADER.unpack(file.read(_ZIP_HEADER.size))
                 offset = info.header_offset + _ZIP_HEADER.size + name + extra + header
@@ -143,7 +148,7 @@ def _contents(path: Path) -> dict[str, _Array]:
                 found[info.filename.removesuffix(".npy")] = _Array(shape, dtype, offset if stored else None)
     except zipfile.BadZipFile as error:
         raise DataError(f"{path} is no .npz file ({error}); write it with numpy.savez") from error
-    except (OSError, ValueError, EOFError, struct.error, zlib.error) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, struct.error, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
     return found
 

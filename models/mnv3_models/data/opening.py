@@ -43,7 +43,7 @@ def open_data(spec: str) -> Source:
 
 def _hint(spec: str, kind: str) -> str:
     path = Path(spec).expanduser()
-    if path.is_dir():
+    if spec and path.is_dir():
         return f"did you mean imagefolder:{spec}?"
     if path.suffix == ".npz" and path.is_file():
         return f"did you mean npz:{spec}?"

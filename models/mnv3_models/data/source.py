@@ -25,6 +25,9 @@ Indices = "npt.NDArray[np.int64]"
 HELD_OUT = 0.25
 """Share of a source without a split of its own that is held out."""
 
+MOST_CLASSES = 100_000
+"""Where nothing names them; more are a column that is no label."""
+
 
 class Names(Sequence[str]):
     """Many names in two arrays. A list of strings would be copied into every worker as its reference counts change."""
@@ -170,6 +173,19 @@ class Part:
     def select(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Part:
         """Some of these, in the order given."""
         return Part(self._source, self._indices[np.asarray(indices, dtype=np.int64)])
+
+
+def numbered(highest: int, where: str) -> tuple[str, ...]:
+    """Names of classes that have none: their numbers.
+
+    Raises:
+        DataError: they would be too many to be classes.
+    """
+    if highest >= MOST_CLASSES:
+        raise DataError(
+            f"{where} has the label {highest}; expected numbers of classes, below {MOST_CLASSES:,}"
+        )
+    return tuple(map(str, range(highest + 1)))
 
 
 def draws(names: Sequence[str], purpose: str) -> npt.NDArray[np.uint64]:
