@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,12 +25,12 @@ from mnv3_models.data import (
     Tally,
     default_workers,
     loader,
+    loading,
     open_data,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 CROP = CentreCrop(Preprocessing(16, 18))
 
@@ -91,10 +92,11 @@ def test_every_image_once_in_order_but_the_broken_one(part: Part, workers: int) 
     assert indices.tolist() == [index for index in range(120) if index != broken]
     assert [len(batch.images) for batch in found][-1] == 8
     assert torch.cat([batch.labels for batch in found]).tolist() == part.labels[indices.numpy()].tolist()
-    for batch in (found[0], found[-1]):
+    for batch in found:
         assert (batch.images.shape[1:], batch.images.dtype) == ((3, 16, 16), torch.float32)
         assert (batch.labels.dtype, batch.indices.dtype) == (torch.int64, torch.int64)
-        assert torch.equal(batch.images[1], CROP(part.image(int(batch.indices[1])), ()))
+        wanted = [CROP(part.image(index), ()) for index in batch.indices.tolist()]
+        assert torch.equal(batch.images, torch.stack(wanted))
     assert list(tally.broken) == ["class1/040.jpg"]
     assert "truncated" in tally.describe().lower()
 
@@ -130,6 +132,32 @@ def test_a_pass_may_end_early_and_another_begin(part: Part, workers: int) -> Non
     made.close()
     assert len(next(iter(made)).labels) == 4
     # Workers end with the loader, closed or not: the fixture waits for them.
+
+
+def test_batches_may_be_larger_than_announced(part: Part) -> None:
+    order = [[3], list(range(20)), [7, 8]]
+    found = batches(part, 2, batch=2, order=order)
+    assert [batch.indices.tolist() for batch in found] == order
+    for batch in found:
+        wanted = [CROP(part.image(index), ()) for index in batch.indices.tolist()]
+        assert torch.equal(batch.images, torch.stack(wanted))
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts files by /proc")
+def test_loaders_side_by_side_leave_no_files_open(part: Part) -> None:
+    batches(part, 1)  # what torch opens once
+    before = open_files()
+    made = [loader(part, transform, batch=8, workers=1, tally=Tally()) for transform in (CROP, Plain())]
+    for first, second in zip(*made, strict=True):
+        assert torch.equal(first.indices, second.indices)
+    for each in made:
+        each.close()
+    del first, second  # a tensor in shared memory has one
+    assert open_files() == before
 
 
 def test_torch_draws_the_same_numbers_with_a_loader_and_without(part: Part) -> None:
@@ -229,6 +257,29 @@ def test_signals_to_the_whole_group_are_for_the_main_process(folder: Path) -> No
     assert seen == 119
     assert stopped == 2
     assert complaints == ""
+
+
+ABANDONED = (
+    GROUP.split("stopped =")[0]
+    + """
+part = open_data("imagefolder:" + sys.argv[1]).part("all")
+made = loader(part, CentreCrop(Preprocessing(16, 18)), batch=4, workers=2, tally=Tally())
+passing = iter(made)
+next(passing)
+raise SystemExit(4)
+"""
+)
+
+
+def test_a_program_ends_in_the_middle_of_a_pass(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ABANDONED, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (4, "", "")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
