@@ -90,7 +90,7 @@ def _ratios(summary: Summary, reduced: Sequence[_Reduced]) -> Table:
     for row in reduced:
         cell = row.told.cell
         rows.setdefault((cell.backend, cell.setting), {})[cell.variant] = row
-    variants = [variant for variant in summary.variants if any(variant in row for row in rows.values())]
+    variants = [variant for variant in summary.asked if any(variant in row for row in rows.values())]
 
     def ratio(key: tuple[str, str], variant: str) -> Value:
         row = rows[key].get(variant)

@@ -230,12 +230,15 @@ def _references(summary: Summary) -> Iterable[str]:
 
 
 def _networks(summary: Summary) -> Iterable[str]:
-    features = network_tables.features(summary)
+    features = network_tables.features(summary, summary.asked)
     yield "## What the networks are made of"
     if features is not None:
         yield to_markdown(features)
     elif not summary.run.variants:
         yield "Nothing was counted before the run ended."
+    forms = network_tables.features(summary, [v for v in summary.variants if v not in summary.asked])
+    if forms is not None:
+        yield folded("What the ablated forms are made of", to_markdown(forms))
     uncounted = [facts.variant for facts in summary.run.variants if facts.complexity is None]
     if uncounted and len(uncounted) == len(summary.run.variants):
         yield f"Nothing here counts the operators of {inline(provenance.listed(uncounted))}."

@@ -10,7 +10,7 @@ from mnv3_reports.cell_words import inputs_of
 from mnv3_reports.layout import Column, Table, Value, build, missing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mnv3_reports.record import Complexity, PublishedFigure, VariantFacts
     from mnv3_reports.summary import Summary
@@ -80,11 +80,11 @@ def _counters(facts: VariantFacts) -> Value:
     return Value(f"{names}: differ", disagreement) if disagreement else Value(f"{names}: agree")
 
 
-def features(summary: Summary) -> Table | None:
-    """What the built networks are made of; None when nothing is known of any."""
+def features(summary: Summary, networks: Sequence[str]) -> Table | None:
+    """What built networks are made of, a column each; None when nothing is known of any."""
     found = {facts.variant: facts for facts in reversed(summary.run.variants)}
     # A file tells nothing of itself; a column of dashes would not either.
-    variants = [variant for variant in summary.variants if variant in found and found[variant].features]
+    variants = [variant for variant in networks if variant in found and found[variant].features]
     if not variants:
         return None
     names = list(dict.fromkeys(name for variant in variants for name in found[variant].features))

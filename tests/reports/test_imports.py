@@ -46,6 +46,7 @@ def test_a_report_is_written_without_torch_or_a_runtime(tmp_path: Path) -> None:
     program = (
         f"sys.path.insert(0, {tests!r}); from reports import factory; "
         "from mnv3_reports.rundir import write_run; from mnv3_reports.writer import write_report; "
-        f"write_run(factory.whole_run(epochs=2), {str(tmp_path)!r}); write_report({str(tmp_path)!r})"
+        f"from pathlib import Path; path = Path({str(tmp_path)!r}); "
+        "write_run(factory.evaluated_run(path), path); write_report(path)"
     )
     assert loaded(program, ("torch", "onnxruntime", "pandas", "scipy.stats")) == "[]"
