@@ -110,7 +110,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         """n x c x h x w, of which the other processes have more images."""
         if not self.training or self.momentum is None:
             return super().forward(input)
-        x = input.float()
+        x = input if input.dtype is torch.float64 else input.float()
         count = torch.full_like(x[0, :1, 0, 0], x.numel() / x.shape[1])
         sums = _sum(torch.cat([x.sum((0, 2, 3)), count]))
         total = sums[-1].detach()

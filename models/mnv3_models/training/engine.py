@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import platform
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
 import torch
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from mnv3_models.card import Card, metadata
+from mnv3_models.card import Card
 from mnv3_models.data import CentreCrop, DataError, Tally, loader
 from mnv3_models.training import checkpoint, held_out, state
 from mnv3_models.training.augment import Augmentation, mix
@@ -23,7 +20,6 @@ from mnv3_models.training.checkpoint import CheckpointError, Standing
 from mnv3_models.training.distributed import World, joined, synchronise_norms
 from mnv3_models.training.fake_quantization import FakeQuantization
 from mnv3_models.training.job import (
-    RUN_FILE,
     TENSORBOARD_FOLDER,
     WEIGHTS_FILE,
     Began,
@@ -38,6 +34,8 @@ from mnv3_models.training.job import (
 )
 from mnv3_models.training.optimizers import make_optimizer
 from mnv3_models.training.order import STEP, Order, generator
+from mnv3_models.training.pace import Pace
+from mnv3_models.training.results import Circumstances, write_results
 from mnv3_models.training.schedules import learning_rate
 from mnv3_models.training.setup import make_network, open_job
 
@@ -49,7 +47,6 @@ if TYPE_CHECKING:
 
 LOOK_EVERY = {"cpu": 1, "cuda": 20}
 """Steps between two looks at the loss: on CUDA each waits until everything is computed."""
-REPORT_SECONDS = 0.5
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -133,8 +130,7 @@ class _Training:
         self.stepping: torch.nn.Module = self.model
         if world.size > 1:
             places = [world.device] if world.device.type == "cuda" else None
-            # Statistics are the same everywhere, as SyncBatchNorm computes them.
-            self.stepping = DistributedDataParallel(self.model, device_ids=places, broadcast_buffers=False)
+            self.stepping = DistributedDataParallel(self.model, device_ids=places)
 
         preprocessing = recipe.preprocessing()
         self.order = Order(
@@ -162,7 +158,7 @@ class _Training:
         )
         until_end.callback(self.batches.close)
         until_end.callback(self.judged.close)
-        self.pace = _Pace(self.order.steps, recipe.epochs)
+        self.pace = Pace(self.order.steps, recipe.epochs)
         self.saved_at = time.monotonic()
         self.fresh = opened.standing is None
 
@@ -437,55 +433,9 @@ class _Training:
         path = self.job.directory / WEIGHTS_FILE
         outcome = Outcome(path, card, tuple(self.history), self.images, self.seconds)
         if self.world.leads:
-            self._write(path, final, outcome)
+            how = Circumstances(self.request, self.threads, self.world, self.tally.broken)
+            write_results(final, outcome, how)
         return outcome
-
-    def _write(self, path: Any, final: torch.nn.Module, outcome: Outcome) -> None:
-        from safetensors.torch import save as serialise
-
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in final.state_dict().items()}
-        run = _run_json(self.request, outcome, self.threads, self.world, self.tally)
-        try:
-            checkpoint.write_atomically(self.job.directory / RUN_FILE, run)
-            checkpoint.write_atomically(path, serialise(weights, metadata(outcome.card)))
-        except OSError as error:
-            raise TrainingError(
-                f"the weights cannot be written to {self.job.directory} ({error.strerror or error}); the checkpoint is "
-                f"whole: make room and go on with --resume {self.job.directory}"
-            ) from error
-
-
-class _Pace:
-    """How long steps and evaluations take, and what is left."""
-
-    def __init__(self, steps: int, epochs: int) -> None:
-        self._steps, self._epochs = steps, epochs
-        self.step_seconds = 0.0
-        """Of a step, recent ones counting more."""
-        self._judging = 0.0
-        self._told = 0.0
-
-    def count(self, seconds: float) -> None:
-        """A step took so long."""
-        share = 0.1 if self.step_seconds else 1.0
-        self.step_seconds += share * (seconds - self.step_seconds)
-
-    def judged(self, seconds: float) -> None:
-        """An evaluation took so long."""
-        self._judging = seconds
-
-    def left(self, step: int, epochs_done: int) -> float:
-        """Seconds until the end."""
-        steps = max(0, self._epochs * self._steps - step)
-        return steps * self.step_seconds + (self._epochs - epochs_done) * self._judging
-
-    def is_due(self) -> bool:
-        """Whether it is time to say something again."""
-        now = time.monotonic()
-        if now - self._told < REPORT_SECONDS:
-            return False
-        self._told = now
-        return True
 
 
 def _with_tensorboard(report: Callable[[Progress], None], job: Job, step: int) -> Callable[[Progress], None]:
@@ -502,32 +452,3 @@ def _with_tensorboard(report: Callable[[Progress], None], job: Job, step: int) -
         report(progress)
 
     return both
-
-
-def _run_json(request: Any, outcome: Outcome, threads: int, world: World, tally: Tally) -> bytes:
-    """The run as JSON: all knobs, what it was on, and its history. No path, and nothing of the machine but its kind."""
-    run = {
-        "request": {**msgspec.to_builtins(request), "data": outcome.card.data},
-        "card": msgspec.to_builtins(outcome.card),
-        "history": msgspec.to_builtins(outcome.history),
-        "best": msgspec.to_builtins(outcome.best),
-        "images": outcome.images,
-        "broken": tally.broken,
-        "seconds": outcome.seconds,
-        "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
-        "threads": threads,
-        "processes": world.size,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "mnv3-bench": _own_version(),
-        },
-    }
-    return msgspec.json.format(msgspec.json.encode(run), indent=1)
-
-
-def _own_version() -> str:
-    try:
-        return version("mnv3-bench")
-    except PackageNotFoundError:
-        return "not installed"
