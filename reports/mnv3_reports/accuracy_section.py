@@ -115,7 +115,7 @@ def described(preprocessing: Preprocessing) -> str:
         " ".join(f"{value:g}" for value in values) for values in (preprocessing.mean, preprocessing.std)
     )
     pixels = preprocessing.resolution
-    source = f" ({inline(preprocessing.source).rstrip('.')})" if preprocessing.source.strip() else ""
+    source = f"; {inline(preprocessing.source).rstrip('.')}" if preprocessing.source.strip() else ""
     return (
         f"shorter side {preprocessing.resize} ({inline(preprocessing.interpolation)}), centre crop "
         f"{pixels} × {pixels}, then (pixel / 255 − {mean}) / {std} a channel{source}"

@@ -147,7 +147,7 @@ def inaccurate(summary: Summary) -> Iterator[str]:
         yield "\n".join(f"- {line}" for line in lines)
         return
     few = len(untold(summary))
-    doubt = f"; of {units.counted(few, 'backend')} so few images do not tell (see Accuracy)" if few else ""
+    doubt = f"; of {units.counted(few, 'cell')} so few images do not tell it (see Accuracy)" if few else ""
     yield f"{where}: no backend is seen to lose {than_accepted(summary, ' points')}{doubt}."
 
 

@@ -117,7 +117,7 @@ def test_what_the_images_do_not_tell_is_said() -> None:
     assert "not told<sup>" in section
     few = factory.evaluated_run(images=20)
     assert (
-        "no backend is seen to lose more than the 1.0 points accepted; of 12 backends so few images do not"
+        "no backend is seen to lose more than the 1.0 points accepted; of 12 cells so few images do not tell it"
         in (answer_of(few))
     )
 
@@ -166,7 +166,7 @@ def test_what_it_was_measured_on_is_stated() -> None:
         "- **Left out:** 7 images could not be decoded and are not counted: `cat/0.jpg` (truncated), ",
         " and 2 more, which the record names.",
         "- **Calibration:** 128 images calibrate the quantized forms: a fixed choice; they are none of the evaluated.",
-        f"- **Preprocessing of v3-large, v3-small, v1, v2:** {pixels} 0.225 a channel (the card of the weights).",
+        f"- **Preprocessing of v3-large, v3-small, v1, v2:** {pixels} 0.225 a channel; the card of the weights.",
         f"- **Trained for this run:** v3-small (last loss 0.0123, 1 min 21 s), v1 (last loss 0.0123, {recipe}",
         "; recipe quick, 5 epochs, seed 3, 1 image of digits.",
     ):
