@@ -17,7 +17,7 @@ def downloaded(name: str) -> tuple[Path, str | None]:
     Raises:
         UsageError: there is no such name, or it cannot be had; the message says which file to put where.
     """
-    from mnv3_models import downloads
+    import mnv3_models.downloads as downloads
 
     try:
         if not sys.stderr.isatty():

@@ -303,7 +303,7 @@ def _accuracy(
         )
     if any(variant not in models for variant in found):
         plan_accuracy.check_classes(source, number)
-    chosen = plan_accuracy.subject(source, weights, asked.split)
+    chosen = plan_accuracy.subject(source, weights, asked.split, trains=recipe is not None)
     without = [variant for variant in networks if variant not in found]
     notes = [f"{', '.join(without)}: no accuracy, since the weights are seeded"] if without else []
     return _Accuracy(

@@ -140,19 +140,29 @@ def check_classes(source: data.Source, number: int) -> None:
     raise UsageError(f"{said}; {head}")
 
 
-def subject(source: data.Source, weights: Weights, split: str | None) -> Subject:
+def subject(source: data.Source, weights: Weights, split: str | None, *, trains: bool) -> Subject:
     """Which images are evaluated, and which calibrate.
+
+    Args:
+        source: the labelled images.
+        weights: whose cards say what they were trained on.
+        split: as typed.
+        trains: whether networks are trained on them in this very run.
 
     Raises:
         UsageError: there is no such split, or too few images for both.
     """
     from mnv3_models import data
 
-    if split is not None and split != "held-out" and split != "all":
-        raise UsageError(f"--split {split} is not known; type held-out or all")
+    match split:
+        case None | "held-out" | "all":
+            asked = split
+        case _:
+            raise UsageError(f"--split {split} is not known; type held-out or all")
     trained_on = {card.data_fingerprint for card in weights.cards.values() if card.data_fingerprint}
+    trained_on |= {source.fingerprint} if trains else set()
     try:
-        part, _, chosen, sentence = data.evaluation_parts(source, trained_on, split, CALIBRATION_IMAGES)
+        part, _, chosen, sentence = data.evaluation_parts(source, trained_on, asked, CALIBRATION_IMAGES)
     except data.DataError as error:
         raise UsageError(f"--data: {error}") from None
     return Subject(source, chosen, len(part), sentence)
@@ -166,7 +176,7 @@ def resolutions(weights: Weights, recipe: Recipe | None) -> tuple[int, ...]:
     """
     of_weights = {card.preprocessing.resolution: variant for variant, card in weights.cards.items()}
     if recipe is not None:
-        of_weights.setdefault(recipe.resolution, f"recipe {recipe.name}")
+        of_weights.setdefault(recipe.preprocessing().resolution, f"recipe {recipe.name}")
     if len(of_weights) > 1:
         shown = ", ".join(f"{variant} {pixels}" for pixels, variant in of_weights.items())
         raise UsageError(

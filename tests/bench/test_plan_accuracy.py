@@ -66,6 +66,14 @@ def test_what_weights_were_trained_on_is_never_evaluated_unasked(tmp_path: Path,
     assert split(used, "all")[0] == "all"
 
 
+def test_what_is_trained_on_in_this_run_is_not_evaluated_either(images: str) -> None:
+    plan = make_plan(
+        Asked(variants="small", data=images, recipe="quick", references="none", backends="eager")
+    )
+    assert plan.request.split == "held-out"
+    assert plan.request.num_classes == CLASSES
+
+
 def test_calibration_images_are_none_of_the_evaluated_at_any_resolution(weights: Path, images: str) -> None:
     plan = make_plan(
         Asked(weights=str(weights), data=images, references="none", backends="eager", resolutions="32,64")
