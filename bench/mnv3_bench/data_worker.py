@@ -158,7 +158,7 @@ def _scan(order: Scan) -> None:
     images, labels = _joined(batches)
     found = sensitivity.scan(network, images, images, labels)
 
-    def entry(layer: sensitivity.Layer) -> LayerSensitivity:
+    def entry(layer: sensitivity.LayerSensitivity) -> LayerSensitivity:
         return LayerSensitivity(
             name=layer.name,
             kind=layer.kind,
