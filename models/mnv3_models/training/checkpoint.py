@@ -45,7 +45,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """Spent so far on the steps of an unfinished epoch."""
     epoch_images: int
     """Trained so far in an unfinished epoch."""
-    scaler: dict[str, float] = {}
+    scaler: dict[str, int | float] = {}
     """State of the scaling of fp16's gradients."""
     broken: dict[str, str] = {}
     """Images that could not be decoded, and why."""

@@ -37,7 +37,7 @@ from mnv3_models.training.order import STEP, Order, generator
 from mnv3_models.training.pace import Pace
 from mnv3_models.training.results import Circumstances, write_results
 from mnv3_models.training.schedules import learning_rate
-from mnv3_models.training.setup import make_network, open_job
+from mnv3_models.training.setup import check_device, make_network, open_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,6 +67,7 @@ def train(job: Job, report: Callable[[Progress], None], should_stop: Callable[[]
         InterruptedTrainingError: `should_stop` said so.
         TrainingError: the loss became nan, a checkpoint cannot be written or read, a worker process died.
     """
+    check_device(job.device)
     with ExitStack() as until_end:
         world = until_end.enter_context(joined(job.device))
         until_end.enter_context(torch.random.fork_rng(devices=[]))

@@ -88,6 +88,23 @@ def open_job(job: Job, world: World) -> Opened:
     return Opened(request, source, source.part("train"), source.part("held-out"), threads, standing, tensors)
 
 
+def check_device(device: str) -> None:
+    """See that a device is there.
+
+    Raises:
+        JobError: it is not.
+    """
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (kind == "cpu" and number) or (number and not number.isdigit()):
+        raise JobError(f"--device {device} is not known; expected cpu, cuda or cuda:0")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise JobError(f"--device {device}: PyTorch finds no CUDA device here; type --device cpu")
+    if number and int(number) >= torch.cuda.device_count():
+        raise JobError(
+            f"--device {device}: there are {torch.cuda.device_count()} CUDA devices; the first is cuda:0"
+        )
+
+
 def _earlier(job: Job) -> tuple[Standing, State]:
     try:
         return checkpoint.load(job.directory)
@@ -96,12 +113,7 @@ def _earlier(job: Job) -> tuple[Standing, State]:
 
 
 def _check_place(job: Job) -> None:
-    """See that the device is there and the directory free."""
-    kind, _, number = job.device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise JobError(f"--device {job.device} is not known; expected cpu, cuda or cuda:0")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise JobError(f"--device {job.device}: PyTorch finds no CUDA device here; type --device cpu")
+    """See that the directory is free."""
     if job.threads is not None and job.threads < 1:
         raise JobError(f"--threads is {job.threads}; expected 1 or more")
     if job.workers < 0:
