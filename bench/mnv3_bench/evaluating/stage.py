@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mnv3_bench.cache import digest
 from mnv3_bench.coldstart import file_name
 from mnv3_bench.conversations import side_by_side
 from mnv3_bench.evaluating.predicting import ACCURACY_FILE, BROKEN_FILE, PREDICTIONS_FILE
@@ -64,10 +65,11 @@ class Evaluator:
         self._exact: dict[tuple[str, int], Path] = {}
 
     def missing(self, cells: Sequence[Cell]) -> int:
-        """Cells whose predictions are not in the store."""
-        return sum(
-            self.preparer.store.find(self.keys.prediction(cell, exact=False)) is None for cell in cells
-        )
+        """Predictions that are not in the store: of cells, and of the networks in fp32 that they are paired with."""
+        exact = {(c.variant, c.resolution): c for c in cells if not parse_variant(c.variant).is_file}
+        keys = [self.keys.prediction(cell, exact=True) for cell in exact.values()]
+        keys += [self.keys.prediction(cell, exact=False) for cell in cells]
+        return len({digest(key) for key in keys if self.preparer.store.find(key) is None})
 
     def run(self, cells: Sequence[Cell], cpus: int, tick: Callable[[], None] | None = None) -> None:
         """Evaluate these cells; one that cannot be evaluated becomes a recorded failure.
