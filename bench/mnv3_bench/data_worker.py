@@ -146,9 +146,8 @@ def _train(order: Train) -> None:
 
 def _scan(order: Scan) -> None:
     """On the calibration images alone: what is evaluated must not choose how it is quantized."""
-    from mnv3_models.quantization import sensitivity
-
     from mnv3_models import data
+    from mnv3_models.quantization import sensitivity
     from mnv3_reports.record import LayerSensitivity, Sensitivity
 
     network = load_prepared(order.variant, order.num_classes, order.weights)
