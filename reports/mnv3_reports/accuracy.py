@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from mnv3_reports.compare import BASELINE
 from mnv3_reports.statistics import Interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mnv3_reports.record import Bin, Pairs
+    from mnv3_reports.record import Bin, CellRecord, Pairs
 
 Verdict = Literal["no loss shown", "loses", "gains"]
 Limit = Literal["above", "below", "not told apart"]
@@ -186,6 +187,14 @@ class Drop(msgspec.Struct, frozen=True):
         if self.interval.low > limit:
             return "above"
         return "below" if self.interval.high <= limit else "not told apart"
+
+
+def is_reference(record: CellRecord) -> bool:
+    """Whether a cell is eager fp32 like its reference, and answers like it: it cannot lose anything against itself."""
+    pairs = record.accuracy.pairs if record.accuracy is not None else None
+    if record.cell.backend != BASELINE or pairs is None:
+        return False
+    return pairs.agree == pairs.both_right + pairs.both_wrong and not pairs.only_reference + pairs.only_cell
 
 
 def drop_of(pairs: Pairs) -> Drop | None:

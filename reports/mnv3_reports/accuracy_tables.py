@@ -6,9 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from mnv3_reports import units
-from mnv3_reports.accuracy import calibration_error, mean_interval, wilson_interval
+from mnv3_reports.accuracy import calibration_error, is_reference, mean_interval, wilson_interval
 from mnv3_reports.accuracy_words import hundredths, limit_points, probability, single
-from mnv3_reports.compare import BASELINE
 from mnv3_reports.layout import Column, Table, Value, build, missing
 from mnv3_reports.tables import CellRow, cell_rows, cells_table, marked
 
@@ -66,19 +65,11 @@ def _unpaired(row: CellRow) -> Value:
     return missing("there is no fp32 reference of this network to compare with")
 
 
-def itself(row: CellRow) -> bool:
-    """Whether a cell is eager fp32 like its reference, and answers like it."""
-    pairs = row.record.accuracy.pairs if row.record.accuracy else None
-    if row.record.cell.backend != BASELINE or pairs is None:
-        return False
-    return pairs.agree == pairs.both_right + pairs.both_wrong and not pairs.only_reference + pairs.only_cell
-
-
 def _drop(row: CellRow) -> Value:
     drop = row.summary.drop(row.record.cell)
     if drop is None:
         return _unpaired(row)
-    if itself(row):
+    if is_reference(row.record):
         return Value("0", "the reference itself")
     return marked(row, Value(hundredths(drop.interval)))
 
@@ -88,7 +79,7 @@ def _noise(row: CellRow) -> Value:
     drop = row.summary.drop(row.record.cell)
     if drop is None:
         return _unpaired(row)
-    if itself(row):
+    if is_reference(row.record):
         return missing("the reference itself")
     pairs = row.record.accuracy.pairs if row.record.accuracy else None
     if pairs is not None and not pairs.only_reference + pairs.only_cell:
@@ -126,6 +117,8 @@ def _above(row: CellRow) -> Value:
     drop = row.summary.drop(row.record.cell)
     if drop is None:
         return _unpaired(row)
+    if is_reference(row.record):
+        return missing("the reference itself")
     words = {"above": "yes", "below": "no", "not told apart": "not told"}
     answer = drop.against(row.summary.limit)
     return Value(words[answer], NOT_TOLD if answer == "not told apart" else None)

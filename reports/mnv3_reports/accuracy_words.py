@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mnv3_reports import units
+from mnv3_reports.accuracy import is_reference
 from mnv3_reports.escaping import code, inline
 from mnv3_reports.layout import ALERT
 from mnv3_reports.statistics import Interval
@@ -125,7 +126,7 @@ def untold(summary: Summary) -> list[Cell]:
     """Cells whose interval holds drops below the limit and above it, with one of each backend and network."""
     found: dict[tuple[str, str], Cell] = {}
     for record in summary.run.cells.values():
-        drop = summary.drop(record.cell)
+        drop = None if is_reference(record) else summary.drop(record.cell)
         if drop is not None and drop.against(summary.limit) == "not told apart":
             found.setdefault((record.cell.backend, record.cell.variant), record.cell)
     return list(found.values())

@@ -315,7 +315,7 @@ def deployment(summary: Summary) -> list[Column[CellRow]]:
     columns = list(_DEPLOYMENT)
     if summary.run.evaluation is not None:
         # Not to be taken for the agreement on labelled images.
-        columns[-1] = Column("same top-1, seeded inputs", _agreement, "%")
+        columns[-1] = Column("same top-1, inputs of the check", _agreement, "%")
     return [*columns, *extra]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from mnv3_reports import accuracy_tables, tables, units
+from mnv3_reports.accuracy import is_reference
 from mnv3_reports.accuracy_words import alerts, doubts, than_accepted, told
 from mnv3_reports.compare import BASELINE
 from mnv3_reports.layout import MISSING, to_rich, width
@@ -165,7 +166,7 @@ def _accuracy(row: CellRow) -> Iterator[str]:
     top1 = accuracy_tables.TOP1.value(row)
     yield f"top-1 {top1.text} %" if top1.text != MISSING else f"{top1.note}"
     drop = row.summary.drop(row.record.cell)
-    if drop is not None and not accuracy_tables.itself(row):
+    if drop is not None and not is_reference(row.record):
         above = f" ({than_accepted(row.summary)})" if row.summary.beyond(row.record.cell) is not None else ""
         yield f"{told(drop, drop.reference)}{above}"
 

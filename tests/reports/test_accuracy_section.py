@@ -117,7 +117,7 @@ def test_what_the_images_do_not_tell_is_said() -> None:
     assert "not told<sup>" in section
     few = factory.evaluated_run(images=20)
     assert (
-        "no backend is seen to lose more than the 1.0 points accepted; of 12 cells so few images do not tell it"
+        "no backend is seen to lose more than the 1.0 points accepted; of 8 cells so few images do not tell it"
         in (answer_of(few))
     )
 
@@ -212,7 +212,7 @@ def test_references_and_ablated_forms_fold() -> None:
 def test_a_table_of_a_network_has_its_accuracy_beside_its_speed() -> None:
     text = text_of(factory.evaluated_run())
     assert text.count("| / eager [95 %] | top-1 % [95 %] | drop points [95 %] | same class % |") == 4
-    assert "same top-1, seeded inputs %" in text
+    assert "same top-1, inputs of the check %" in text
     plain = text_of(factory.whole_run(epochs=2))
     assert "drop points" not in plain
     assert "| same top-1 % |" in plain

@@ -146,14 +146,14 @@ def _show(run: Run, directory: Path) -> None:
 
 def _verdict(run: Run) -> ExitCode:
     """A drop that is shown to be above what is accepted decides; then one that may be."""
-    from mnv3_reports.accuracy import drop_of
+    from mnv3_reports.accuracy import drop_of, is_reference
 
     most = run.header.request.max_drop
     assert most is not None, "asked only where a drop is accepted"
     pairs = [
         record.accuracy.pairs
         for record in run.cells.values()
-        if record.accuracy is not None and record.accuracy.pairs is not None
+        if record.accuracy is not None and record.accuracy.pairs is not None and not is_reference(record)
     ]
     verdicts = {drop.against(most) for each in pairs if (drop := drop_of(each)) is not None}
     if "above" in verdicts:
