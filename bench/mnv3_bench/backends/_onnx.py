@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mnv3_bench.backends.base import Facts, Format, Preparation
+    from mnv3_bench.backends.base import Array, Facts, Format, Preparation
 
 MODEL = "model.onnx"
 RUNTIME_MODULES = ("numpy", "onnxruntime")
@@ -97,6 +97,26 @@ def graph_facts(path: Path) -> Facts:
         "quantize/dequantize nodes": counts["QuantizeLinear"] + counts["DequantizeLinear"],
         "dynamically quantized": counts["DynamicQuantizeLinear"],
     }
+
+
+def float_weights(model: Any) -> dict[str, Array]:
+    """The weights of convolutions and linear layers that are stored in float, by the names of their nodes.
+
+    Output channels come first, as in PyTorch.
+    """
+    from onnx import TensorProto, numpy_helper
+
+    stored = {
+        tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT
+    }
+    found = {}
+    for node in model.graph.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in stored:
+            continue
+        array = numpy_helper.to_array(stored[node.input[1]])
+        turned = any(given.name == "transB" and given.i for given in node.attribute)
+        found[node.name] = array if node.op_type == "Conv" or turned else array.T
+    return found
 
 
 @contextlib.contextmanager

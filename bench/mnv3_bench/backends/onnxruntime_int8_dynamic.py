@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnv3_bench.backends import _cpu, _onnx, _onnx_file, _ort
+from mnv3_bench.backends import _cpu, _layers, _onnx, _onnx_file, _ort
 from mnv3_bench.backends._artifact import About
 from mnv3_bench.backends.base import Backend, BackendInfo
 
@@ -39,6 +39,7 @@ class OnnxRuntimeInt8Dynamic(Backend):
         floor_snr_db=20.0,
         takes=_onnx.TAKES,
         switches=_ort.SWITCHES,
+        keeps_layers=True,
         refuses=("int8", "fp16"),
         exact="onnxruntime",
         sources=(
@@ -64,7 +65,9 @@ class OnnxRuntimeInt8Dynamic(Backend):
         with tempfile.TemporaryDirectory() as scratch, _onnx.quiet():
             exported = Path(scratch) / _onnx.MODEL
             _onnx.export(preparation, exported)
-            _onnx_file.require_float32(_onnx_file.read(exported), preparation.variant, "int8")
+            model = _onnx_file.read(exported)
+            _onnx_file.require_float32(model, preparation.variant, "int8")
+            left = _layers.wanted(preparation, _onnx.float_weights(model))
             quantize_dynamic(
                 str(exported),
                 str(path),
@@ -72,8 +75,14 @@ class OnnxRuntimeInt8Dynamic(Backend):
                 per_channel=True,
                 reduce_range=not _cpu.has_vnni(),
                 op_types_to_quantize=list(COVERED),
+                # A Gemm is taken apart first.
+                nodes_to_exclude=[*left, *(f"{name}_MatMul" for name in left)],
             )
-        facts: Facts = {**_onnx.graph_facts(path), "covers": "linear layers only; convolutions stay fp32"}
+        facts: Facts = {
+            **_onnx.graph_facts(path),
+            "covers": "linear layers only; convolutions stay fp32",
+            **_layers.kept(preparation, _onnx.float_weights(_onnx_file.read(path))),
+        }
         About.of(preparation, facts).write(preparation.directory)
         return facts
 
