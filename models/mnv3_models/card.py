@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import struct
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from mnv3_models.data.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HEADER_KEY = "mnv3_models.card"
 _MOST_HEADER_BYTES = 100 << 20  # safetensors' own limit
