@@ -24,7 +24,7 @@ from mnv3_bench.conductor import Conductor, Contender, Outcome, Policy
 from mnv3_bench.display import Display, make_display
 from mnv3_bench.environment import machine, software, usable_cpus, usable_memory
 from mnv3_bench.errors import ExitCode, IncomparableError, RunStoppedError, UsageError
-from mnv3_bench.evaluating.stage import Evaluator
+from mnv3_bench.evaluating.stage import EVALUATING, Evaluator
 from mnv3_bench.keys import Keys
 from mnv3_bench.launcher import CAN_FORK, Launcher
 from mnv3_bench.prepare import Artifacts, Preparer
@@ -268,7 +268,8 @@ def evaluate(session: Session, artifacts: Artifacts) -> None:
         session.display.step,
         evaluation=run.evaluation,
     )
-    session.display.begin("evaluate", evaluator.missing(cells))
+    missing = evaluator.missing(cells)
+    session.display.begin("evaluate", missing, missing * EVALUATING)
     with session.phase("evaluate"):
         evaluator.run(cells, usable_cpus(), session.display.tick)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FOLDER = "predictions"
 """In the run directory."""
 EXACT = "eager fp32"
-SECONDS = 10.0
+EVALUATING = 10.0
 """An evaluation takes, roughly: for the time left in the progress display."""
 
 
@@ -152,12 +152,12 @@ class Evaluator:
                 directory=str(directory),
                 inputs=model.inputs if model is not None else (),
             ),
-            SECONDS,
+            EVALUATING,
             limit=self.limits.evaluate,
             threads=1 if exact else cell.threads,
         )
         return self.preparer.store.path(entry.key)
 
     def _fail(self, cell: Cell, error: WorkerError) -> None:
-        self.tell(f"{cell.key}: cannot be evaluated: {error.reason}", SECONDS)
+        self.tell(f"{cell.key}: cannot be evaluated: {error.reason}", EVALUATING)
         self.record(Failure(cell.key, "accuracy", error.reason, error.tail, error.install))
