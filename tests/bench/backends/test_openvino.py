@@ -164,7 +164,7 @@ def test_ranges_over_all_calls_are_more_faithful_than_their_means(
         outputs = [session.fetch(session.run(session.stage((image[None],))))[0] for image in tested]
         return snr_db(exact, np.concatenate(outputs))
 
-    mean = "openvino-int8:ranges=mean"
+    mean = "openvino-int8:calibration=mean"
     with_means = fidelity(mean, prepared(mean, small, tmp_path))
     assert fidelity("openvino-int8", artifacts["openvino-int8"]) > with_means + 3
 
