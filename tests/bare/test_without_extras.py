@@ -88,7 +88,9 @@ def test_listing_and_help_need_no_extra(tmp_path: Path) -> None:
     assert command("--help", cwd=tmp_path).returncode == 0
 
 
-@pytest.mark.parametrize("asked", [("train",), ("--variants", "small", "--recipe", "quick", "--data", "digits")])
+@pytest.mark.parametrize(
+    "asked", [("train",), ("--variants", "small", "--recipe", "quick", "--data", "digits")]
+)
 def test_what_reads_labelled_images_is_named(asked: tuple[str, ...], tmp_path: Path) -> None:
     done = command(*asked, cwd=tmp_path)
     assert done.returncode == 2
