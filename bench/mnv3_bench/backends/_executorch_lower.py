@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from mnv3_bench.backends import _executorch, _executorch_file
+from mnv3_bench.backends import _executorch, _executorch_file, _layers
 from mnv3_bench.backends._onnx import quiet
 from mnv3_bench.backends.base import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import torch
@@ -44,14 +44,19 @@ def export(network: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> torch
         raise BackendError(f"torch.export cannot export the network: {_line(error)}") from error
 
 
-def write(program: torch.export.ExportedProgram, directory: Path) -> Facts:
+def write(program: torch.export.ExportedProgram, directory: Path, float_layers: Sequence[str] = ()) -> Facts:
     """Lower an exported network to XNNPACK and write it.
 
     The route is the one the documentation gives for the CPU, with every setting as it is there: one call of
     `to_edge_transform_and_lower` (https://docs.pytorch.org/executorch/stable/backends/xnnpack/xnnpack-overview.html).
 
+    Args:
+        program: exported, and quantized where it is to be.
+        directory: of the artifact.
+        float_layers: module paths that a quantizer was to leave alone.
+
     Returns:
-        What was delegated, and what computes in int8 and in fp32.
+        What was delegated, what computes in int8 and in fp32, and which of the layers have float weights.
 
     Raises:
         BackendError: ExecuTorch cannot lower it, or has no kernel for something in it.
@@ -62,7 +67,8 @@ def write(program: torch.export.ExportedProgram, directory: Path) -> Facts:
 
         try:
             edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-            coverage = _coverage(edge.exported_program().graph_module)
+            module = edge.exported_program().graph_module
+            coverage = _coverage(module) | _layers.stated(float_layers, _in_float(module))
             buffer = edge.to_executorch().buffer
         except Exception as error:  # its passes raise whatever they like
             raise BackendError(f"ExecuTorch cannot lower the network: {_line(error)}") from error
@@ -99,6 +105,17 @@ def _coverage(module: torch.fx.GraphModule) -> Facts:
             Counter(str(operator(node)) for node in computing if not _in_int8(node))
         )
     return facts
+
+
+def _in_float(module: torch.fx.GraphModule) -> Iterator[str]:
+    """Paths of the layers whose weights are not dequantized before use."""
+    for graph in (module.graph, *(part.graph for part in delegates(module))):
+        for node in graph.nodes:
+            kind = operator(node)
+            if kind in _WEIGHTED:
+                weights = node.args[2 if kind == "addmm" else 1]
+                if not str(operator(weights)).startswith("dequantize_"):
+                    yield _layers.path(node)
 
 
 def delegates(module: torch.fx.GraphModule) -> Iterator[torch.fx.GraphModule]:

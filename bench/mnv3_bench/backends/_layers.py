@@ -14,8 +14,9 @@ import numpy as np
 from mnv3_bench.backends.base import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
+    import torch
     from torch import nn
 
     from mnv3_bench.backends.base import Array, Facts, Preparation
@@ -76,15 +77,19 @@ def kept(preparation: Preparation, floats: Mapping[Any, Array]) -> Facts:
     """The fact that says which of the layers asked for are in float, from the weights that an artifact has in float."""
     if not preparation.float_layers:
         return {}
-    return stated(preparation, match(preparation.model, floats).values())
+    return stated(preparation.float_layers, match(preparation.model, floats).values())
 
 
-def stated(preparation: Preparation, names: Iterable[str]) -> Facts:
-    """The same, of layers that the artifact itself names."""
-    found = set(names)
-    if not preparation.float_layers:
-        return {}
-    return {KEPT: ", ".join(name for name in preparation.float_layers if name in found) or "none"}
+def stated(asked: Sequence[str], in_float: Iterable[str]) -> Facts:
+    """The same, where an artifact names its layers; nothing where none was asked for."""
+    found = set(in_float)
+    return {KEPT: ", ".join(name for name in asked if name in found) or "none"} if asked else {}
+
+
+def path(node: torch.fx.Node) -> str:
+    """The module that an exported program's node is of; '' of none."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return str(stack[-1][0]).removeprefix("L['self'].") if stack else ""
 
 
 def match(network: nn.Module, weights: Mapping[Key, Array]) -> dict[Key, str]:
