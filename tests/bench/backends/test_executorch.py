@@ -373,7 +373,7 @@ class Untouchable(list[Any]):
 def test_dynamic_quantization_is_another_artifact_and_needs_no_calibration(tmp_path: Path) -> None:
     backend = get_backend("executorch-int8:recipe=dynamic")
     assert backend.name == "executorch-int8:recipe=dynamic"
-    assert backend.shaping() == {"recipe": "dynamic"}
+    assert backend.shaping() == {"recipe": "dynamic", "calibration": "histogram"}
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish(), nn.Flatten(), nn.Linear(8 * 14 * 14, 6)).eval()
     calls = [call()[:1] for _ in range(4)]

@@ -187,7 +187,7 @@ def test_explain_names_what_xnnpack_does_not_take(small: Path, calls: list[Array
     from mnv3_bench.backends import litert_int8
 
     exact = small / _litert.MODEL
-    found = litert_int8._calibrate(_litert.open_interpreter(exact), exact, calls)
+    found = litert_int8._calibrate(_litert.open_interpreter(exact), exact, calls, average=False)
     whole = tmp_path / "whole.tflite"
     whole.write_bytes(litert_int8._quantized(exact, litert_int8._manager("static", set()), found))
     prepared("litert", whole, calls[0], tmp_path / "whole")
