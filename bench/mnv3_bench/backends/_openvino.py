@@ -39,7 +39,7 @@ machine, which is what cells that take turns do. A pinned call cannot leave a CP
 V3-Small and V3-Large took, pinned, 1.01 and 0.98 times as long with one thread, 1.05 and 1.00 with two; on a machine
 busy with other work 1.00, 0.99, 1.07 and 1.34 times."""
 
-PRECISIONS = {"I8": "int8", "f32": "fp32", "f16": "fp16", "unknown": None}
+PRECISIONS = {"i8": "int8", "f32": "fp32", "f16": "fp16", "unknown": None}
 """How kernels' names end, and what that is called here."""
 
 
@@ -194,8 +194,8 @@ def executed(compiled: Any) -> Iterator[tuple[str, str]]:
 
 
 def kernel_precision(kernel: str) -> str | None:
-    """What a kernel computes in, from its name: 'jit_avx512_I8'."""
-    ending = kernel.rpartition("_")[2]
+    """What a kernel computes in, from its name: 'jit_avx512_I8', and of AMX also 'brgconv_avx512_amx_1x1_i8'."""
+    ending = kernel.rpartition("_")[2].lower()
     return PRECISIONS.get(ending, ending)
 
 

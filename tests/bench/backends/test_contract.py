@@ -37,7 +37,7 @@ class Case:
     loads: int = 0
 
 
-LOADS = 200
+LOADS = 100
 CASES = [Case("v3-small@0.35", 1, 1), Case("v1@0.25", 3, 2, LOADS)]
 LEAK = 40_000
 """Bytes a load that may stay: a tenth of the smaller network's weights. What stays once is not counted."""

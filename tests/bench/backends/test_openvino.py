@@ -147,7 +147,8 @@ def test_int8_holds_a_quarter_of_the_bytes_and_computes_convolutions_in_int8(
     session = get_backend("openvino-int8").load(artifacts["openvino-int8"], 1, "cpu")
     facts = session.facts()
     assert facts["int8 operators"] == "41 of 41 Convolution, 11 of 11 GroupConvolution, 2 of 2 MatMul"
-    kinds = Counter(kind for kind, kernel in _openvino.executed(session.compiled) if kernel.endswith("I8"))  # type: ignore[attr-defined]
+    ran = _openvino.executed(session.compiled)  # type: ignore[attr-defined]
+    kinds = Counter(kind for kind, kernel in ran if _openvino.kernel_precision(kernel) == "int8")
     assert kinds["Convolution"] == 52
     assert facts["calibration calls"] == 24
 
@@ -544,3 +545,17 @@ def test_a_profile_tells_kernels_precisions_and_what_was_left(artifacts: dict[st
     assert plain is not None
     assert {cost.precision for cost in plain.operators} == {"fp32"}
     assert not [reason for reason in plain.reasons if "left in fp32" in reason]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "precision"),
+    [
+        ("jit_avx512_I8", "int8"),
+        ("brgconv_avx512_amx_1x1_i8", "int8"),
+        ("jit_avx512_f32", "fp32"),
+        ("brgemm_avx512_bf16", "bf16"),
+        ("unknown", None),
+    ],
+)
+def test_a_kernel_s_precision_is_in_its_name(kernel: str, precision: str | None) -> None:
+    assert _openvino.kernel_precision(kernel) == precision
