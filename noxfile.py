@@ -6,7 +6,7 @@ import nox
 
 nox.needs_version = ">=2024.10"
 nox.options.default_venv_backend = "venv"
-nox.options.sessions = ["lint", "types", "bare", "tests"]
+nox.options.sessions = ["lint", "bare", "tests"]  # tests checks types too
 
 PINNED = ("-c", "constraints.txt")
 
@@ -20,6 +20,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
+    """Types alone; `tests` checks them first, in an environment that has all they need."""
     session.install("-q", *PINNED, ".[types]")
     session.run("mypy", *session.posargs)
 
@@ -34,6 +35,7 @@ def bare(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     session.install("-q", *PINNED, ".[dev]")
+    session.run("mypy")
     # Two at a time, whatever the machine: a test may itself use two threads, and be about them.
     # OpenMP's idle threads would wait by spinning on the processor that the other test computes on, and a wrapper's
     # compiler need not optimise what only has to be right.
