@@ -37,8 +37,8 @@ def tests(session: nox.Session) -> None:
     session.install("-q", *PINNED, ".[dev]")
     session.run("mypy")
     # Two at a time, whatever the machine: a test may itself use two threads, and be about them.
-    # OpenMP's idle threads would wait by spinning on the processor that the other test computes on, and a wrapper's
-    # compiler need not optimise what only has to be right.
+    # Idle OpenMP threads may spin on the processor that the other test computes on, and a wrapper that only has to be
+    # right need not be optimised. What either saves was not measured alone.
     quicker = {"OMP_WAIT_POLICY": "passive", "AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL": "O0"}
     session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs, env=quicker)
 
