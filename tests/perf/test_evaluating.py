@@ -47,8 +47,8 @@ def test_evaluating_against_the_slower_of_its_halves(
 ) -> None:
     """Images/s in turns: decoding by one process, computing by one thread, and both as `evaluate` does.
 
-    Two processors of a shared machine are slower together than each alone, whatever runs on them. So decoding and
-    computing also run at once as two programs that know nothing of each other: no way of combining them is faster.
+    Two processors of a shared machine may be slower together than each alone. So decoding and computing also run at
+    once as two programs that know nothing of each other, which shows how much of a loss is the machine's.
     """
     found = prepared_cell("v3-small", backend, tmp_path, 1)
     asked = Preprocessing(224, 256, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "")
