@@ -6,9 +6,14 @@ import nox
 
 nox.needs_version = ">=2024.10"
 nox.options.default_venv_backend = "venv"
-nox.options.sessions = ["lint", "bare", "tests"]  # tests checks types too
+nox.options.sessions = ["lint", "tests"]  # tests does what bare and types do, in one environment
 
 PINNED = ("-c", "constraints.txt")
+# Two at a time, whatever the machine: a test may itself use two threads, and be about them.
+IN_PARALLEL = ("-n", "2", "--dist", "loadfile")
+# Idle OpenMP threads may spin on the processor that the other test computes on, and a wrapper that only has to be right
+# need not be optimised. What either saves was not measured alone.
+QUICKER = {"OMP_WAIT_POLICY": "passive", "AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL": "O0"}
 
 
 @nox.session
@@ -20,7 +25,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Types alone; `tests` checks them first, in an environment that has all they need."""
+    """Types alone."""
     session.install("-q", *PINNED, ".[types]")
     session.run("mypy", *session.posargs)
 
@@ -34,13 +39,19 @@ def bare(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
+    """What CI asks of a change: the package without extras, then types and tests with all of them."""
+    session.install("-q", *PINNED, ".", "pytest")
+    session.run("pytest", "tests/bare", "-p", "no:cacheprovider")
     session.install("-q", *PINNED, ".[dev]")
     session.run("mypy")
-    # Two at a time, whatever the machine: a test may itself use two threads, and be about them.
-    # Idle OpenMP threads may spin on the processor that the other test computes on, and a wrapper that only has to be
-    # right need not be optimised. What either saves was not measured alone.
-    quicker = {"OMP_WAIT_POLICY": "passive", "AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL": "O0"}
-    session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs, env=quicker)
+    session.run("pytest", *IN_PARALLEL, *session.posargs, env=QUICKER)
+
+
+@nox.session
+def thorough(session: nox.Session) -> None:
+    """Every test, those too that say again at length what a quicker one says in short; for a nightly job."""
+    session.install("-q", *PINNED, ".[dev]")
+    session.run("pytest", *IN_PARALLEL, "-m", "thorough or not thorough", *session.posargs, env=QUICKER)
 
 
 @nox.session

@@ -355,12 +355,17 @@ class Launcher:
         if worker in self.alive:
             self.alive.remove(worker)
 
-    def close_nurseries(self) -> None:
-        """End every nursery, so that the next epoch's workers come from a new address-space layout."""
-        for nursery in self._nurseries.values():
+    def close_nursery(self, modules: tuple[str, ...], threads: int) -> None:
+        """End one nursery, if there is one."""
+        nursery = self._nurseries.pop((modules, threads), None)
+        if nursery is not None:
             nursery.close()
             self.forget(nursery)
-        self._nurseries.clear()
+
+    def close_nurseries(self) -> None:
+        """End every nursery, so that the next epoch's workers come from a new address-space layout."""
+        for key in list(self._nurseries):
+            self.close_nursery(*key)
 
     def kill_all(self) -> None:
         """Kill whatever is still there, without talking to anyone: a channel may be in the middle of a frame."""

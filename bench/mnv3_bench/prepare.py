@@ -21,7 +21,7 @@ from mnv3_bench.environment import usable_cpus
 from mnv3_bench.errors import UsageError
 from mnv3_bench.inputs import COUNTS, describe
 from mnv3_bench.keys import WEIGHTS_RESOLUTION, Keys, digest_of
-from mnv3_bench.launcher import Launcher, Worker, WorkerError, expect
+from mnv3_bench.launcher import CAN_FORK, Launcher, Worker, WorkerError, expect
 from mnv3_bench.prepare_worker import (
     EXPLANATION_FILE,
     FACTS_FILE,
@@ -36,6 +36,7 @@ from mnv3_bench.protocol import (
     Done,
     Explain,
     Images,
+    Import,
     Message,
     Prepare,
     Purpose,
@@ -65,6 +66,11 @@ if TYPE_CHECKING:
 
 SHORT_BUILD, INDUCTOR_BUILD, TRAINING = 8.0, 60.0, 120.0
 """Seconds a preparation takes, roughly, starting a process included: for the time left in the progress display."""
+
+TORCH, PLAIN = ("torch", "safetensors.torch", "torch._dynamo"), ("numpy",)
+"""What processes that prepare are forked from has imported: importing torch takes longer than most preparing does, and
+its profiler and exporters import dynamo. Neither starts a thread; other runtimes and converters are imported after the
+fork."""
 
 PURPOSES: tuple[Purpose, ...] = ("fidelity", "calibration", "measure", "tuning")
 """What every network's inputs are made for; the last two only where it is timed."""
@@ -133,6 +139,7 @@ class Preparer:
         self.artifacts = Artifacts()
         self._float_layers: dict[tuple[str, int], tuple[str, ...]] = {}
         self._waiting: list[Callable[[], Conversation]] = []
+        self._nurseries: set[tuple[str, ...]] = set()
         self._names = 0
         self.width = 1
 
@@ -162,12 +169,20 @@ class Preparer:
             *(partial(self._samples, *which) for which in self._wanted_samples()),
             *(partial(self._labelled, *which) for which in self._wanted_labelled()),
         ]
-        for _ in side_by_side(inputs, width, tick=tick):
-            pass
-        variants = list(dict.fromkeys(cell.variant for cell in self.cells))
-        tasks = [partial(self._variant, variant) for variant in variants]
-        for _ in side_by_side(tasks, width, more=self._take_waiting, tick=tick):
-            pass
+        if CAN_FORK and self.missing():
+            self._waiting = [partial(self._import, TORCH), *inputs]
+            inputs = [partial(self._import, PLAIN)]
+        try:
+            for _ in side_by_side(inputs, width, more=self._take_waiting, tick=tick):
+                pass
+            variants = list(dict.fromkeys(cell.variant for cell in self.cells))
+            tasks = [partial(self._variant, variant) for variant in variants]
+            for _ in side_by_side(tasks, width, more=self._take_waiting, tick=tick):
+                pass
+        finally:
+            for modules in (TORCH, PLAIN):
+                self.launcher.close_nursery(modules, 1)
+            self._nurseries.clear()
         return self.artifacts
 
     def _wanted_images(self) -> list[tuple[Purpose, int]]:
@@ -207,6 +222,16 @@ class Preparer:
         return waiting
 
     # What follows are conversations with workers: they yield orders and are sent replies.
+
+    def _import(self, modules: tuple[str, ...]) -> Conversation:
+        """Have a process import what the others are forked from; where it cannot, each of them imports for itself."""
+        nursery = self.launcher.nursery(modules, 1)
+        try:
+            yield nursery, Import(modules), self.limits.prepare
+        except WorkerError:
+            nursery.kill()
+            return
+        self._nurseries.add(modules)
 
     def _variant(self, variant: str) -> Conversation:
         """Weights, then queue what depends on them: the slow builders first, so that they do not end alone."""
@@ -411,6 +436,7 @@ class Preparer:
                     batch=cell.batch,
                     directory=str(directory),
                 ),
+                modules=TORCH if "torch" in get_backend(cell.backend).info.runtime_modules else PLAIN,
             )
         except WorkerError as error:
             self.record(Note(f"{cell.key} could not be profiled by its runtime: {error.reason}"))
@@ -429,6 +455,7 @@ class Preparer:
         *,
         limit: float | None = None,
         threads: int = 1,
+        modules: tuple[str, ...] = TORCH,
     ) -> Generator[tuple[Worker, Message, float], Reply, Manifest]:
         """Find an entry, or have a worker of its own build it.
 
@@ -439,6 +466,7 @@ class Preparer:
             work: about how many seconds it takes.
             limit: seconds it may take; as long as preparing may unless given.
             threads: of the worker's thread pools.
+            modules: what it needs of `TORCH` and `PLAIN`.
 
         Raises:
             WorkerError: it could not be built or stored.
@@ -449,7 +477,7 @@ class Preparer:
         start = time.perf_counter()
         self._names += 1
         with self._begin(key) as building:
-            worker = self.launcher.fresh(f"prepare-{self._names:03d}", threads=threads)
+            worker = self._worker(f"prepare-{self._names:03d}", threads, modules)
             try:
                 done = expect((yield worker, order(building.directory), limit or self.limits.prepare), Done)
             finally:
@@ -465,6 +493,15 @@ class Preparer:
                 raise WorkerError(f"the artifact cannot be stored: {error}") from None
         self.tell(f"{title}: built in {time.perf_counter() - start:.1f} s", work)
         return manifest
+
+    def _worker(self, name: str, threads: int, modules: tuple[str, ...]) -> Worker:
+        """A process of its own: forked from one that has imported what takes long, where there is one."""
+        if threads == 1 and modules in self._nurseries:
+            try:
+                return self.launcher.forked(name, self.launcher.nursery(modules, 1), self.limits.prepare)
+            except WorkerError:
+                self._nurseries.discard(modules)  # it is gone; without it everything takes longer, and works
+        return self.launcher.fresh(name, threads)
 
     def _begin(self, key: dict[str, Any]) -> Building:
         try:
@@ -504,6 +541,7 @@ class Preparer:
                     seed=self.request.seed, purpose=purpose, resolution=resolution, directory=str(directory)
                 ),
                 work=1.0,
+                modules=PLAIN,
             )
         except WorkerError as error:
             images = [cell for cell in self.cells if cell.variant not in self.request.models]
@@ -530,6 +568,7 @@ class Preparer:
                     inputs=model.inputs if model is not None else (),
                 ),
                 work=1.0,
+                modules=PLAIN,
             )
         except WorkerError as error:
             require_data(error)
@@ -549,6 +588,7 @@ class Preparer:
                     seed=self.request.seed, purpose=purpose, inputs=model.inputs, directory=str(directory)
                 ),
                 work=1.0,
+                modules=PLAIN,
             )
         except WorkerError as error:
             self._lose([cell for cell in self.cells if cell.variant == variant], error)

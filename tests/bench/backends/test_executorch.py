@@ -418,7 +418,7 @@ def v3_small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, 
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_int8_is_a_third_of_the_size_at_most(v3_small: dict[str, tuple[Path, Facts]]) -> None:
     fp32, int8 = (
         (v3_small[name][0] / "model.pte").stat().st_size for name in ("executorch", "executorch-int8")
@@ -427,7 +427,7 @@ def test_int8_is_a_third_of_the_size_at_most(v3_small: dict[str, tuple[Path, Fac
     assert fp32 > 4 * 2_500_000, "its 2.5 million parameters are in it"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_all_of_v3_small_is_delegated_but_the_constants_of_its_hard_sigmoids(
     v3_small: dict[str, tuple[Path, Facts]],
 ) -> None:
@@ -438,7 +438,7 @@ def test_all_of_v3_small_is_delegated_but_the_constants_of_its_hard_sigmoids(
     assert {"52 convolution", "19 hardswish", "10 mean", "2 linear"} <= set(operators)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_what_v3_small_leaves_in_fp32(v3_small: dict[str, tuple[Path, Facts]]) -> None:
     directory, facts = v3_small["executorch-int8"]
     int8 = str(facts["int8 operators"]).split(", ")
