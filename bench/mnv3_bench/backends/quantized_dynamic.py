@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from mnv3_bench.backends import _torch
+from mnv3_bench.backends import _layers, _torch
 from mnv3_bench.backends._artifact import About
 from mnv3_bench.backends.base import Backend, BackendError, BackendInfo
 
@@ -39,6 +39,7 @@ class QuantizedDynamic(Backend):
         floor_snr_db=20.0,
         forkable=True,
         exact="eager",
+        keeps_layers=True,
         sources=("https://docs.pytorch.org/docs/stable/quantization-support.html",),
     )
 
@@ -46,9 +47,10 @@ class QuantizedDynamic(Backend):
         """Quantize the linear layers' weights and store the network's state."""
         import torch
 
-        quantized = _quantize(preparation.model)
+        _layers.require(preparation)
+        quantized = _quantize(preparation.model, preparation.float_layers)
         torch.save(quantized.state_dict(), preparation.directory / STATE)
-        facts = _coverage(quantized)
+        facts = _coverage(quantized) | _layers.stated(preparation.float_layers, _in_float(quantized))
         About.of(preparation, facts).write(preparation.directory)
         return facts
 
@@ -61,7 +63,8 @@ class QuantizedDynamic(Backend):
         place = _torch.torch_device(device)
         torch.set_num_threads(threads)
         about = About.read(directory)
-        model = _quantize(build(about.variant, num_classes=about.num_classes, bn_eps=about.bn_eps).eval())
+        network = build(about.variant, num_classes=about.num_classes, bn_eps=about.bn_eps)
+        model = _quantize(network.eval(), str(about.facts.get(_layers.KEPT, "")).split(", "))
         try:
             # Nothing in the file is executed: quantized tensors are among the types that are only data.
             model.load_state_dict(torch.load(directory / STATE, weights_only=True))
@@ -84,7 +87,8 @@ class QuantizedDynamic(Backend):
         return _torch_explain.operators(self.load(directory, threads, "cpu"), calls)
 
 
-def _quantize(model: nn.Module) -> nn.Module:
+def _quantize(model: nn.Module, kept: Sequence[str]) -> nn.Module:
+    """Quantize its linear layers, but for those that are to be kept in float."""
     import torch
     from torch import nn
 
@@ -96,7 +100,13 @@ def _quantize(model: nn.Module) -> nn.Module:
         )
         warnings.filterwarnings("ignore", message=".*TypedStorage is deprecated", category=UserWarning)
         quantize: Any = torch.ao.quantization.quantize_dynamic
-        quantized: nn.Module = quantize(model, {nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig})
+        wanted = {
+            name: torch.ao.quantization.per_channel_dynamic_qconfig
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and name not in kept
+        }
+        # Of an empty mapping it makes its own choice, which is every layer.
+        quantized: nn.Module = quantize(model, wanted) if wanted else model
     return quantized.eval()  # layers it made are in train mode
 
 
@@ -110,6 +120,16 @@ def _coverage(model: nn.Module) -> Facts:
         "fp32 convolutions": sum(isinstance(module, nn.Conv2d) for module in model.modules()),
         "covers": "linear layers only; convolutions stay fp32",
     }
+
+
+def _in_float(model: nn.Module) -> list[str]:
+    from torch import nn
+
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) or type(module) is nn.Linear
+    ]
 
 
 def _line(error: Exception) -> str:
