@@ -1,12 +1,12 @@
-"""The report's charts, each defined once as an Altair chart and rendered to SVG or PNG without a browser.
+"""The report's charts, each defined once as an Altair chart: an SVG beside markdown, interactive in the HTML page.
 
 Colours are Okabe and Ito's (2008, https://jfly.uni-koeln.de/color/), which people with any common colour
-blindness can tell apart. The background is white, so that a chart reads the same on a dark page.
+blindness can tell apart. Every chart has a background of its own, for light or for dark pages.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnv3_reports import units
 from mnv3_reports.statistics import median
@@ -17,13 +17,35 @@ if TYPE_CHECKING:
     from mnv3_reports.record import CellRecord
     from mnv3_reports.summary import Summary
 
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#8C6D31")
-GREY = "#767676"
+
+class Theme(NamedTuple):
+    """The colours of a chart."""
+
+    background: str
+    ink: str
+    """Of text and of intervals."""
+    muted: str
+    """Of what is said beside, and of lines that are no data."""
+    frame: str
+    grid: str
+    palette: tuple[str, ...]
+
+
+LIGHT = Theme(
+    "#ffffff",
+    *("#222222", "#666666", "#dddddd", "#eeeeee"),
+    ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#8C6D31"),
+)
+DARK = Theme(
+    "#0d1117",
+    *("#e6edf3", "#9aa4af", "#30363d", "#21262d"),
+    ("#56B4E9", "#E69F00", "#00B88A", "#CC79A7", "#4C8FD6", "#F0803C", "#FFFFFF", "#C9A45C"),
+)
 LONGEST = 5.0
 """A bar longer than so many times the median one is cut."""
 
 
-def latency_chart(summary: Summary, setting: str) -> alt.Chart | None:
+def latency_chart(summary: Summary, setting: str, theme: Theme = LIGHT) -> alt.Chart | None:
     """Median latency by backend with 95 % intervals, one panel a network; None when nothing was timed."""
     import altair as alt
 
@@ -46,6 +68,9 @@ def latency_chart(summary: Summary, setting: str) -> alt.Chart | None:
             "ms": interval.estimate * 1e3,
             "end": interval.estimate * 1e3,
             "label": units.milliseconds(interval.estimate),
+            "median": f"{units.enclosed(interval, 1e3)} ms",
+            "epochs": interval.n,
+            "calls": summary.statistics[record.cell.key].calls,
         }
         if interval.bounded:
             row |= {"low": interval.low * 1e3, "high": interval.high * 1e3, "end": interval.high * 1e3}
@@ -69,31 +94,37 @@ def latency_chart(summary: Summary, setting: str) -> alt.Chart | None:
     base = alt.Chart().encode(
         y=alt.Y("backend:N", sort=order, title=None),
         color=alt.Color(
-            "network:N", scale=alt.Scale(domain=networks, range=colours(len(networks))), legend=None
+            "network:N", scale=alt.Scale(domain=networks, range=colours(len(networks), theme)), legend=None
         ),
     )
     scale = alt.Scale(domain=[0, limit], nice=False)
     bars = (
         base.mark_bar(height={"band": 0.7}, clip=True)
-        .encode(x=alt.X("ms:Q", scale=scale, title="median ms a call, with 95 % interval"))
+        .encode(
+            x=alt.X("ms:Q", scale=scale, title="median ms a call, with 95 % interval"),
+            tooltip=[
+                *("network:N", "backend:N", alt.Tooltip("median:N", title="median [95 %]")),
+                *("epochs:Q", "calls:Q"),
+            ],
+        )
         .transform_filter("isValid(datum.ms)")
     )
     intervals = (
-        base.mark_rule(clip=True, strokeWidth=1.5, color="#000000")
-        .encode(x=alt.X("low:Q", scale=scale), x2="high:Q", color=alt.value("#000000"))
+        base.mark_rule(clip=True, strokeWidth=1.5)
+        .encode(x=alt.X("low:Q", scale=scale), x2="high:Q", color=alt.value(theme.ink))
         .transform_filter("isValid(datum.low)")
     )
     labels = (
         base.mark_text(align="left", dx=4, fontSize=11)
-        .encode(x=alt.X("end:Q", scale=scale), text="label:N", color=alt.value("#222222"))
+        .encode(x=alt.X("end:Q", scale=scale), text="label:N", color=alt.value(theme.ink))
         .transform_filter("isValid(datum.end)")
     )
     layers = [bars, intervals, labels]
     notes = [f"{summary.describe(setting)}; shorter is faster"]
     if tuned:
         layers.append(
-            base.mark_point(shape="diamond", filled=True, size=55, stroke="#000000", clip=True)
-            .encode(x=alt.X("tuned:Q", scale=scale), color=alt.value("#ffffff"))
+            base.mark_point(shape="diamond", filled=True, size=55, stroke=theme.ink, clip=True)
+            .encode(x=alt.X("tuned:Q", scale=scale), color=alt.value(theme.background))
             .transform_filter("isValid(datum.tuned)")
         )
         notes.append("Diamonds: the same backend with the settings that tuning found")
@@ -104,8 +135,8 @@ def latency_chart(summary: Summary, setting: str) -> alt.Chart | None:
     chart = panels.facet(
         facet=alt.Facet("network:N", sort=networks, title=None, header=alt.Header(labelFontWeight="bold")),
         columns=2,
-    ).properties(title=titled("Latency by backend", notes))
-    return styled(chart)
+    ).properties(title=titled("Latency by backend", notes, theme))
+    return styled(chart, theme)
 
 
 def to_svg(chart: alt.Chart) -> str:
@@ -138,28 +169,38 @@ def data(rows: list[dict[str, Any]]) -> Any:
     return alt.Data(values=rows)  # type: ignore[no-untyped-call]
 
 
-def colours(count: int) -> list[str]:
+def colours(count: int, theme: Theme) -> list[str]:
     """So many colours, from the first of the palette on."""
-    return [PALETTE[i % len(PALETTE)] for i in range(count)]
+    return [theme.palette[i % len(theme.palette)] for i in range(count)]
 
 
-def titled(text: str, notes: list[str]) -> Any:
+def titled(text: str, notes: list[str], theme: Theme) -> Any:
     """A chart's title with notes below it."""
     import altair as alt
 
-    return alt.TitleParams(text=text, subtitle=notes, anchor="start", subtitleColor="#555555", offset=12)
+    return alt.TitleParams(text=text, subtitle=notes, anchor="start", subtitleColor=theme.muted, offset=12)
 
 
-def styled(chart: Any) -> alt.Chart:
+def styled(chart: Any, theme: Theme) -> alt.Chart:
     """A chart with the report's looks."""
+    ink = {"labelColor": theme.ink, "titleColor": theme.ink}
     finished: alt.Chart = (
-        chart.properties(background="#ffffff", padding=12)
+        chart.properties(background=theme.background, padding=12)
         .configure(font="sans-serif")
-        .configure_view(stroke="#dddddd")
+        .configure_view(stroke=theme.frame)
         .configure_axis(
-            labelFontSize=11, titleFontSize=12, titleFontWeight="normal", gridColor="#eeeeee", labelLimit=220
+            **ink,
+            labelFontSize=11,
+            titleFontSize=12,
+            titleFontWeight="normal",
+            gridColor=theme.grid,
+            domainColor=theme.muted,
+            tickColor=theme.muted,
+            labelLimit=220,
         )
-        .configure_title(fontSize=15, subtitleFontSize=11)
+        .configure_header(**ink)
+        .configure_legend(**ink, symbolBaseFillColor=theme.ink, symbolBaseStrokeColor=theme.ink)
+        .configure_title(fontSize=15, subtitleFontSize=11, color=theme.ink)
     )
     return finished
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from mnv3_reports import (
@@ -11,6 +10,7 @@ from mnv3_reports import (
     accuracy_tables,
     class_tables,
     failures,
+    parts,
     provenance,
     sensitivity,
     units,
@@ -20,14 +20,15 @@ from mnv3_reports.accuracy_words import hundredths, told
 from mnv3_reports.answer import inaccurate
 from mnv3_reports.class_tables import FEW, counted
 from mnv3_reports.compare import BASELINE
-from mnv3_reports.escaping import code, inline
+from mnv3_reports.escaping import code, inline, plain
 from mnv3_reports.layout import folded, to_markdown
+from mnv3_reports.parts import Parts, Section
 from mnv3_reports.predictions import PredictionsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from mnv3_reports.markdown import Picture
+    from mnv3_reports.drawings import Picture
     from mnv3_reports.record import Accuracy
     from mnv3_reports.summary import Summary
     from mnv3_reports.tables import CellRow
@@ -40,38 +41,30 @@ PER_CLASS = "per_class.csv"
 
 def evaluation_text(summary: Summary, pictures: Sequence[Picture] = ()) -> str:
     """The whole report of an evaluation, however much of it was measured."""
-    sections = chain(
-        _opening(summary),
-        ["## What was asked, and of which machine", "\n".join(provenance.asked(summary))],
-        _titled("## Accuracy", accuracy_section.section(summary, with_pairs=False)),
-        _titled("## Paired comparison", _paired(summary)),
-        _titled("## Calibration", _calibration(summary)),
-        _titled("## Classes", _classes(summary)),
-        _titled("## Sensitivity to quantization", sensitivity.section(summary)),
-        _titled("## Ablation", ablation.section(summary)),
-        _titled("## Charts", [f"![{inline(picture.title)}]({picture.path})" for picture in pictures]),
-        ["## Failures and skips", *failures.section(summary)],
-        ["## How it was measured", *provenance.method(summary)],
-    )
-    return "\n\n".join(sections) + "\n"
+    return parts.to_markdown(summary.run, parts_of(summary), pictures)
 
 
-def _titled(heading: str, paragraphs: Iterable[str]) -> Iterable[str]:
-    """A section that is left out when it has nothing to say."""
-    found = list(paragraphs)
-    return [heading, *found] if found else []
-
-
-def _opening(summary: Summary) -> Iterator[str]:
+def parts_of(summary: Summary) -> Parts:
+    """All the report says, in its order."""
     evaluation = summary.run.evaluation
-    on = f" on {inline(evaluation.data)}" if evaluation is not None else ""
-    yield f"# Accuracy of {inline(provenance.listed(summary.asked))}{on}"
-    notice = provenance.partial_notice(summary.run)
-    if notice is not None:
-        yield f"> **{notice}**"
+    on = f" on {evaluation.data}" if evaluation is not None else ""
     lines = [f"- **{inline(variant)}:** {_answer(summary, variant)}" for variant in summary.asked]
-    yield "\n".join(lines) or "No network was asked for."
-    yield from inaccurate(summary)
+    answer = ["\n".join(lines) or "No network was asked for.", *inaccurate(summary)]
+    sections = [
+        Section("Accuracy", list(accuracy_section.section(summary, with_pairs=False))),
+        Section("Paired comparison", list(_paired(summary))),
+        Section("Calibration", list(_calibration(summary))),
+        Section("Classes", list(_classes(summary))),
+        Section("Sensitivity to quantization", list(sensitivity.section(summary))),
+        Section("Ablation", list(ablation.section(summary))),
+        Section("Failures and skips", list(failures.section(summary))),
+        Section("What was asked, and of which machine", ["\n".join(provenance.asked(summary))]),
+        Section("How it was measured", list(provenance.method(summary))),
+    ]
+    title = plain(f"Accuracy of {provenance.listed(summary.asked)}{on}")
+    return Parts.of(
+        title, "\n\n".join(answer), sections, "An evaluation draws no chart without a scan of its layers."
+    )
 
 
 def _answer(summary: Summary, variant: str) -> str:

@@ -5,13 +5,14 @@ A value that is missing is never blank: it is a dash with a note that says why, 
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
-from mnv3_reports.escaping import code
+from mnv3_reports.escaping import code, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import rich.table
 
@@ -97,6 +98,41 @@ def to_markdown(table: Table) -> str:
     if notes.letters:
         lines += ["", "<br>\n".join(f"<sup>{letter}</sup> {escape(note)}" for note, letter in notes)]
     return "\n".join(lines)
+
+
+def to_html(table: Table, *, classes: str = "", about: Sequence[Mapping[str, str]] = ()) -> str:
+    """The same as an HTML table that the page's script can sort, with its notes below.
+
+    Args:
+        table: what is shown.
+        classes: of the table element.
+        about: for each row attributes of its element, `data-` ones for instance.
+    """
+    notes = _Notes()
+    head = "".join(
+        f'<th scope="col" class="{align}"><button type="button">{html.escape(heading)}</button></th>'
+        for heading, align in zip(table.headings, table.alignments, strict=True)
+    )
+    rows = []
+    for place, row in enumerate(table.rows):
+        attributes = "".join(
+            f' {name}="{html.escape(value)}"' for name, value in (about[place] if about else {}).items()
+        )
+        cells = "".join(
+            f'<td class="{align}{" alert" * value.alert}">{_in_html(value, notes)}</td>'
+            for value, align in zip(row, table.alignments, strict=True)
+        )
+        rows.append(f"<tr{attributes}>{cells}</tr>")
+    below = "".join(f"<li><sup>{letter}</sup> {html.escape(note)}</li>" for note, letter in notes)
+    return (
+        f'<div class="wide"><table class="{classes}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>" + (f'<ul class="notes">{below}</ul>' if below else "")
+    )
+
+
+def _in_html(value: Value, notes: _Notes) -> str:
+    text = html.escape(plain(value.text))
+    return (f"<code>{text}</code>" if value.code else text) + notes.mark(value.note, "<sup>{}</sup>")
 
 
 def to_rich(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mnv3_reports import (
     ablation,
@@ -12,6 +11,7 @@ from mnv3_reports import (
     explanation,
     failures,
     network_tables,
+    parts,
     provenance,
     sensitivity,
     tables,
@@ -21,14 +21,16 @@ from mnv3_reports import (
 from mnv3_reports.accuracy_words import FLAG
 from mnv3_reports.answer import answer
 from mnv3_reports.cell_words import inputs_of
-from mnv3_reports.escaping import code, inline
+from mnv3_reports.escaping import code, inline, plain
 from mnv3_reports.facts import fact_lines
 from mnv3_reports.layout import folded, to_markdown
 from mnv3_reports.noise import noise_lines
+from mnv3_reports.parts import Parts, Section
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from mnv3_reports.drawings import Picture
     from mnv3_reports.summary import Summary
 
 LONG = 24
@@ -48,62 +50,47 @@ LEGEND_OF_ACCURACY = """ top-1 is of labelled images, and the drop is what eager
 images, in points: the section Accuracy says how both are meant."""
 
 
-class Picture(NamedTuple):
-    """A chart that lies beside the report."""
-
-    title: str
-    path: str
-    """Relative to the report."""
-
-
 def report_text(summary: Summary, pictures: Sequence[Picture] = ()) -> str:
     """The whole report of a run, however much of it was measured."""
-    sections = chain(
-        _opening(summary),
-        _results(summary),
-        _titled("## Accuracy", accuracy_section.section(summary)),
-        _titled("## Sensitivity to quantization", sensitivity.section(summary)),
-        _titled("## Ablation", ablation.section(summary)),
-        _titled("## Tuned forms", tuned.section(summary)),
-        _titled("## Why, by the runtimes' own account", explanation.section(summary)),
+    return parts.to_markdown(summary.run, parts_of(summary), pictures)
+
+
+def parts_of(summary: Summary) -> Parts:
+    """All the report says, in its order: the comparison first, then every network's cells, then how and where."""
+    sections = [
         _references(summary),
-        _networks(summary),
-        _charts(pictures, timed=bool(summary.measured)),
-        ["## Failures and skips", *failures.section(summary)],
-        ["## Noise met", "\n".join(noise_lines(summary))],
-        ["## How it was measured", *provenance.method(summary)],
-    )
-    return "\n\n".join(sections) + "\n"
+        Section("Results", list(_results(summary))),
+        Section("Accuracy", list(accuracy_section.section(summary))),
+        Section("Sensitivity to quantization", list(sensitivity.section(summary))),
+        Section("Ablation", list(ablation.section(summary))),
+        Section("Tuned forms", list(tuned.section(summary))),
+        Section("Why, by the runtimes' own account", list(explanation.section(summary))),
+        Section("What the networks are made of", list(_networks(summary))),
+        Section("Published figures beside these", list(_published(summary))),
+        Section("Failures and skips", list(failures.section(summary))),
+        Section("What was asked, and of which machine", ["\n".join(provenance.asked(summary))]),
+        Section("Noise met", ["\n".join(noise_lines(summary))]),
+        Section("How it was measured", list(provenance.method(summary))),
+    ]
+    undrawn = "No chart was drawn with this report." if summary.measured else "No chart: no cell was timed."
+    return Parts.of(_title(summary), answer(summary), sections, undrawn)
 
 
-def _titled(heading: str, paragraphs: Iterable[str]) -> Iterable[str]:
-    """A section that is left out when it has nothing to say."""
-    found = list(paragraphs)
-    return [heading, *found] if found else []
-
-
-def _opening(summary: Summary) -> Iterable[str]:
+def _title(summary: Summary) -> str:
     request = summary.run.header.request
     ours = any(variant not in request.models for variant in request.variants) or not request.variants
-    yield f"# {'MobileNet benchmark' if ours else 'Benchmark'}: {_named(summary)}"
-    notice = provenance.partial_notice(summary.run)
-    if notice is not None:
-        yield f"> **{notice}**"
-    yield answer(summary)
-    yield "## What was asked, and of which machine"
-    yield "\n".join(provenance.asked(summary))
+    return f"{'MobileNet benchmark' if ours else 'Benchmark'}: {_named(summary)}"
 
 
 def _named(summary: Summary) -> str:
     """The requested networks; without ablated forms where there are others."""
     request = summary.run.header.request
     whole = [variant for variant in request.variants if variant not in request.ablated]
-    return inline(provenance.listed(whole or request.variants))
+    return plain(provenance.listed(whole or request.variants))
 
 
 def _results(summary: Summary) -> Iterable[str]:
     request = summary.run.header.request
-    yield "## Results"
     if not summary.run.cells:
         yield "No cell was planned."
         return
@@ -208,10 +195,13 @@ FORMATS = {
 """What a network of the user's own was given as, in words."""
 
 
-def _references(summary: Summary) -> Iterable[str]:
+def _references(summary: Summary) -> Section:
     names = " and ".join(summary.run.header.request.references)
-    yield f"## Against {names}" if names else "## Against reference networks"
-    parts = list(
+    return Section(f"Against {names}" if names else "Against reference networks", list(_beside(summary)))
+
+
+def _beside(summary: Summary) -> Iterable[str]:
+    pages = list(
         _pages(
             summary,
             lambda settings: (
@@ -219,19 +209,18 @@ def _references(summary: Summary) -> Iterable[str]:
             ),
         )
     )
-    if not parts and provenance.only_models(summary.run.header.request):
+    if not pages and provenance.only_models(summary.run.header.request):
         yield "Networks with inputs of their own are compared with no reference network."
         return
-    if not parts:
+    if not pages:
         yield "No reference network was asked for beside the requested ones (--references v1,v2 adds them)."
         return
     yield "Time relative to the reference on the same backend and setting: **below 1 is faster than it**."
-    yield from parts
+    yield from pages
 
 
 def _networks(summary: Summary) -> Iterable[str]:
     features = network_tables.features(summary, summary.asked)
-    yield "## What the networks are made of"
     if features is not None:
         yield to_markdown(features)
     elif not summary.run.variants:
@@ -250,8 +239,10 @@ def _networks(summary: Summary) -> Iterable[str]:
             "them to the MACs."
         )
         yield to_markdown(complexity)
+
+
+def _published(summary: Summary) -> Iterable[str]:
     published = network_tables.published(summary)
-    yield "## Published figures beside these"
     if published is None:
         yield "No published figures are known for these networks at these resolutions."
         return
@@ -261,11 +252,3 @@ def _networks(summary: Summary) -> Iterable[str]:
     )
     text = to_markdown(published)
     yield folded(f"{len(published.rows)} published figures", text) if len(published.rows) > SHORT else text
-
-
-def _charts(pictures: Sequence[Picture], *, timed: bool) -> Iterable[str]:
-    yield "## Charts"
-    if not pictures:
-        yield "No chart was drawn with this report." if timed else "No chart: no cell was timed."
-    for picture in pictures:
-        yield f"![{inline(picture.title)}]({picture.path})"

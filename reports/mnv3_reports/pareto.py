@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from mnv3_reports import units
 from mnv3_reports.accuracy import wilson_interval
 from mnv3_reports.cell_words import backend_name
-from mnv3_reports.charts import GREY, colours, data, styled, timed, titled
+from mnv3_reports.charts import LIGHT, colours, data, styled, timed, titled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import altair as alt
 
+    from mnv3_reports.charts import Theme
     from mnv3_reports.record import Cell, CellRecord, PublishedFigure, VariantFacts
     from mnv3_reports.summary import Summary
 
 WIDTH, HEIGHT = 560, 360
+BUDGET = "budget"
+"""Name of the chart's parameter."""
 LABEL_GAP = 14
 """Pixels between a label and its point, and between two labels."""
 HALF = (LABEL_GAP - 1) / 2
@@ -34,11 +37,12 @@ LETTER = 6.0
 SHAPES = ("circle", "diamond", "square", "triangle-up", "cross")
 
 
-def pareto_chart(summary: Summary, setting: str) -> alt.Chart | None:
+def pareto_chart(summary: Summary, setting: str, theme: Theme = LIGHT) -> alt.Chart | None:
     """Latency here against top-1, the best trade-offs joined; None without two to compare.
 
     Every timed cell is a point: at its own measured top-1 with Wilson's interval, or, of a network of which no cell was
     evaluated, at the accuracy published for it in the cell's precision. Cells without either have no place in it.
+    Its parameter `budget` is a latency in ms above which points fade; without one none does.
     """
     import altair as alt
 
@@ -61,7 +65,7 @@ def pareto_chart(summary: Summary, setting: str) -> alt.Chart | None:
     y = alt.Y("top1:Q", title=said.axis, scale=alt.Scale(domain=y_domain, nice=False))
     networks = [name for name in summary.variants if any(row["network"] == name for row in rows)]
     colour = alt.Color(
-        "network:N", scale=alt.Scale(domain=networks, range=colours(len(networks))), legend=None
+        "network:N", scale=alt.Scale(domain=networks, range=colours(len(networks), theme)), legend=None
     )
     precisions = sorted({row["precision"] for row in rows})
     shape = alt.Shape(
@@ -72,9 +76,11 @@ def pareto_chart(summary: Summary, setting: str) -> alt.Chart | None:
         legend=alt.Legend(title="precision", orient="right") if len(precisions) > 1 else None,
     )
     hollow = any(row["measured"] for row in rows)
+    budget = alt.param(name=BUDGET, value=None)
+    within = "budget == null || datum.ms <= budget"
     layers = [
         alt.Chart(data(front(rows)))
-        .mark_line(color=GREY, strokeDash=[5, 4], strokeWidth=1.5)
+        .mark_line(color=theme.muted, strokeDash=[5, 4], strokeWidth=1.5)
         .encode(x=x, y=y, order="ms:Q"),
         alt.Chart(data([row for row in best if row["measured"]]))
         .mark_rule(strokeWidth=1.5, opacity=0.6)
@@ -85,19 +91,25 @@ def pareto_chart(summary: Summary, setting: str) -> alt.Chart | None:
             points = [
                 row for row in rows if row["best"] is large and (row["measured"] or not hollow) is is_filled
             ]
-            marked = alt.Chart(data(points)).encode(x=x, y=y, color=colour, shape=shape)
+            marked = alt.Chart(data(points)).encode(
+                x=x,
+                y=y,
+                color=colour,
+                shape=shape,
+                tooltip=["label:N", "precision:N", alt.Tooltip("median:N", title="median"), "accuracy:N"],
+                opacity=alt.when(within).then(alt.value(1 if large else 0.35)).otherwise(alt.value(0.08)),
+            )
             layers.append(
                 marked.mark_point(
                     filled=is_filled,
-                    fill=alt.Undefined if is_filled else "#ffffff",
+                    fill=alt.Undefined if is_filled else theme.background,
                     size=110 if large else 45,
-                    opacity=1 if large else 0.35,
                     strokeWidth=2,
                 )
             )
     layers.append(
         alt.Chart(data([row for row in best if row["far"]]))
-        .mark_rule(color=GREY, strokeWidth=0.8)
+        .mark_rule(color=theme.muted, strokeWidth=0.8)
         .encode(x=x, y=y, x2="label_x:Q", y2="label_y:Q")
     )
     for align in ("left", "right"):
@@ -105,14 +117,18 @@ def pareto_chart(summary: Summary, setting: str) -> alt.Chart | None:
             x=alt.X("label_x:Q"), y=alt.Y("label_y:Q"), text="label:N"
         )
         # A white rim keeps a label readable where the front or an interval passes behind it.
-        layers.append(text.mark_text(align=align, fontSize=11, stroke="#ffffff", strokeWidth=4))
-        layers.append(text.mark_text(align=align, fontSize=11, color="#222222"))
+        layers.append(text.mark_text(align=align, fontSize=11, stroke=theme.background, strokeWidth=4))
+        layers.append(text.mark_text(align=align, fontSize=11, color=theme.ink))
     notes = [f"{summary.describe(setting)}. {said.first}", *said.further]
     left_out = len(timed(summary, setting)) - len(rows)
     if left_out:
         notes.append(f"Not shown: {units.counted(left_out, 'timed cell')}; {said.missing}.")
-    chart = alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=titled(said.title, notes))
-    return styled(chart)
+    chart = (
+        alt.layer(*layers)
+        .properties(width=WIDTH, height=HEIGHT, title=titled(said.title, notes, theme))
+        .add_params(budget)
+    )
+    return styled(chart, theme)
 
 
 class _Words(NamedTuple):
@@ -186,12 +202,18 @@ def rows_of(summary: Summary, setting: str) -> list[dict[str, Any]]:
             continue
         measured = record.cell.variant in evaluated
         published = ", published" if evaluated and not measured else ""
+        latency = summary.statistics[record.cell.key].latency
+        where = "measured" if measured else "published"
         rows.append(
             {
+                "key": record.cell.key,
                 "network": record.cell.variant,
+                "backend": record.cell.backend,
                 "precision": summary.precision(record),
-                "ms": summary.statistics[record.cell.key].latency.estimate * 1e3,
+                "ms": latency.estimate * 1e3,
+                "median": f"{units.enclosed(latency, 1e3)} ms",
                 **top1,
+                "accuracy": f"{top1['top1']:.1f} % ({where})",
                 "label": f"{record.cell.variant} · {_short(summary, record.cell)}{published}",
                 "best": False,
                 "measured": measured,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mnv3_reports import units
 from mnv3_reports.cell_words import inputs_of
-from mnv3_reports.escaping import code, inline
+from mnv3_reports.escaping import code, inline, plain
 from mnv3_reports.layout import escape, fenced, folded
 
 if TYPE_CHECKING:
@@ -46,6 +46,16 @@ def partial_notice(run: Run) -> str | None:
     else:
         return None
     return f"PARTIAL: {cause}; what follows holds what was measured until then. Go on with --resume."
+
+
+def context(run: Run) -> str:
+    """One line of plain text: on which machine, when, and with which of our versions."""
+    machine, software = run.header.machine, run.header.software
+    cpus = units.counted(machine.usable_cpus, "usable CPU")
+    return (
+        f"{plain(machine.cpu) or 'CPU of unknown name'}, {cpus}; {run.header.started_at[:10]}; "
+        f"mnv3-bench {software.project_version}, run {run.header.run_id}"
+    )
 
 
 def asked(summary: Summary) -> list[str]:

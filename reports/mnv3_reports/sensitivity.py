@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnv3_reports import units
 from mnv3_reports.accuracy_words import joined, single
-from mnv3_reports.charts import colours, data, styled, titled
+from mnv3_reports.charts import LIGHT, colours, data, styled, titled
 from mnv3_reports.escaping import code, inline
 from mnv3_reports.layout import Column, Value, build, folded, to_markdown
 from mnv3_reports.tables import IDENTICAL_DB
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import altair as alt
 
+    from mnv3_reports.charts import Theme
     from mnv3_reports.record import Cell, LayerSensitivity, Sensitivity
     from mnv3_reports.summary import Summary
 
@@ -171,7 +172,7 @@ def _layers(layers: Sequence[str]) -> str:
     return f"{shown} and {len(layers) - NAMED} more" if len(layers) > NAMED else shown
 
 
-def sensitivity_chart(summary: Summary, scan: Sensitivity) -> alt.Chart | None:
+def sensitivity_chart(summary: Summary, scan: Sensitivity, theme: Theme = LIGHT) -> alt.Chart | None:
     """SNR of the logits by layer, in the order of the network; None without two layers."""
     import altair as alt
 
@@ -194,9 +195,10 @@ def sensitivity_chart(summary: Summary, scan: Sensitivity) -> alt.Chart | None:
             x=alt.X("dB:Q", title="signal-to-noise ratio of the logits, dB (shorter is more sensitive)"),
             color=alt.Color(
                 "kind:N",
-                scale=alt.Scale(domain=kinds, range=colours(len(kinds))),
+                scale=alt.Scale(domain=kinds, range=colours(len(kinds), theme)),
                 legend=alt.Legend(title="kind"),
             ),
+            tooltip=["layer:N", "kind:N", alt.Tooltip("dB:Q", format=".1f")],
         )
     )
     notes = [
@@ -205,9 +207,9 @@ def sensitivity_chart(summary: Summary, scan: Sensitivity) -> alt.Chart | None:
     if scan.together is not None:
         notes.append(f"All together: {decibels(scan.together.snr_db)} dB")
     chart = bars.properties(
-        width=420, height=alt.Step(13), title=titled("Sensitivity to int8 by layer", notes)
+        width=420, height=alt.Step(13), title=titled("Sensitivity to int8 by layer", notes, theme)
     )
-    return styled(chart)
+    return styled(chart, theme)
 
 
 def _network_order(summary: Summary, scan: Sensitivity) -> dict[str, tuple[Any, ...]]:

@@ -134,7 +134,7 @@ def test_what_was_neither_timed_nor_counted_has_no_cost() -> None:
 
 def test_the_answer_names_the_networks_that_were_asked_for(tmp_path: Path) -> None:
     text = report_text(Summary(factory.ablated_run(tmp_path), tmp_path))
-    answer = text[: text.index("## What was asked")]
+    answer = text[: text.index("## Charts")]
     assert text.startswith("# MobileNet benchmark: v3-small\n")
     assert answer.count("- **v3-small") == 1
     assert (

@@ -23,12 +23,12 @@ def text_of(run: Run) -> str:
 
 def section_of(run: Run) -> str:
     text = text_of(run)
-    return text[text.index("## Accuracy") : text.index("## Against")]
+    return text[text.index("## Accuracy") : text.index("## What the networks")]
 
 
 def answer_of(run: Run) -> str:
     text = text_of(run)
-    return text[: text.index("## What was asked")]
+    return text[: text.index("## Charts")]
 
 
 def lossy(lost: float = 0.05) -> Run:

@@ -107,11 +107,28 @@ def test_the_writer_links_the_charts_it_wrote(tmp_path: Path, threads: tuple[int
     expected = ["latency.svg", "pareto.svg"]
     if len(threads) == 2:
         expected = [f"{kind}-cpu-threads{n}-batch1-224.svg" for kind in ("latency", "pareto") for n in (1, 2)]
-    assert names == sorted([*expected, "report.md"])
+    dark = [name.replace(".svg", "-dark.svg") for name in expected]
+    assert names == sorted([*expected, *dark, "report.html", "report.md"])
     report = (tmp_path / "report.md").read_text()
     for name in expected:
-        assert f"](charts/{name})" in report
+        assert f'src="charts/{name}"' in report
+    for name in (*expected, *dark):
+        assert f'"charts/{name}"' in report
         ET.parse(tmp_path / "charts" / name)
+
+
+def test_the_dark_chart_is_the_light_one_in_other_colours() -> None:
+    summary = Summary(factory.whole_run(epochs=2))
+    light, dark = (
+        charts.latency_chart(summary, summary.settings[0], theme) for theme in (charts.LIGHT, charts.DARK)
+    )
+    assert light is not None
+    assert dark is not None
+    assert light.to_dict()["data"] == dark.to_dict()["data"]
+    assert texts(charts.to_svg(light)) == texts(charts.to_svg(dark))
+    assert f'fill="{charts.DARK.background}"' in charts.to_svg(dark)
+    for colour in (charts.LIGHT.ink, charts.LIGHT.background, *charts.LIGHT.palette[:1]):
+        assert colour.lower() not in charts.to_svg(dark).lower()
 
 
 def test_png_is_a_picture() -> None:
@@ -127,9 +144,8 @@ def test_a_child_process_writes_the_report(tmp_path: Path) -> None:
     done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     assert [Path(line).name for line in done.stdout.splitlines()] == [
-        "latency.svg",
-        "pareto.svg",
-        "report.md",
+        *("latency.svg", "latency-dark.svg", "pareto.svg", "pareto-dark.svg"),
+        *("report.html", "report.md"),
     ]
     for arguments, message in (([], "give one run directory"), ([str(tmp_path / "x")], "is no directory")):
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120)

@@ -14,7 +14,7 @@ from mnv3_reports.journal import NAME, Journal, read_journal
 from mnv3_reports.record import Cell, Run
 from mnv3_reports.rundir import load_run, write_run
 from mnv3_reports.summary import Summary
-from mnv3_reports.writer import REPORT, write_report
+from mnv3_reports.writer import PAGE, REPORT, write_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,12 +132,13 @@ def test_the_sections_come_in_order(made: tuple[Run, str]) -> None:
     evaluated = [record.accuracy for record in run.cells.values() if record.accuracy is not None]
     expected = [
         "# Accuracy of ",
-        "## What was asked",
+        "## Charts",
         *(["## Accuracy"] if run.evaluation is not None else []),
         *(["## Paired comparison"] if any(each.pairs for each in evaluated) else []),
         *(["## Calibration", "## Classes"] if evaluated else []),
         *(["## Sensitivity"] if run.sensitivities else []),
         "## Failures and skips",
+        "## What was asked",
         "## How it was measured",
     ]
     top = re.findall(r"^##? .*", text, flags=re.M)
@@ -153,7 +154,7 @@ def test_it_says_partial_exactly_when_it_is(made: tuple[Run, str]) -> None:
 
 def test_the_answer_is_how_good_it_is_and_what_loses(tmp_path: Path) -> None:
     text = evaluation_text(Summary(everything(tmp_path), tmp_path))
-    answer = text[: text.index("## What was asked")]
+    answer = text[: text.index("## Charts")]
     assert text.startswith("# Accuracy of v3-small, v3-large, v1 on digits\n")
     assert (
         "- **v3-small:** `eager` gets 98.0 [96.2, 98.9] % of 449 images right. No loss beyond noise on "
@@ -173,7 +174,7 @@ def test_a_single_backend_and_a_file_without_reference_have_an_answer(tmp_path: 
     assert "- **v3-small:** `onnxruntime-int8` gets 96.7 [94.6, 98.0] % of 449 images right and " in text
     text = evaluation_text(Summary(own_file(tmp_path), tmp_path))
     assert "- **v3-small:** `onnxruntime-int8` gets 96.7 [94.6, 98.0] % of 449 images right.\n" in text
-    assert "accepted" not in text[: text.index("## What was asked")]
+    assert "accepted" not in text[: text.index("## Charts")]
 
 
 def test_calibration_has_its_bins(tmp_path: Path) -> None:
@@ -220,17 +221,22 @@ def test_the_writer_chooses_by_what_was_asked_for(tmp_path: Path) -> None:
     run = everything(tmp_path / "alone")
     write_run(run, tmp_path / "alone")
     written = {path.name for path in write_report(tmp_path / "alone")}
-    assert written == {REPORT, PER_CLASS, "sensitivity.svg"}
+    assert written == {REPORT, PAGE, PER_CLASS, "sensitivity.svg", "sensitivity-dark.svg"}
     text = (tmp_path / "alone" / REPORT).read_text()
     assert text.startswith("# Accuracy of ")
-    assert "](charts/sensitivity.svg)" in text
+    assert 'src="charts/sensitivity.svg"' in text
+    assert "<h1>Accuracy of " in (tmp_path / "alone" / PAGE).read_text()
     suite = factory.evaluated_run(tmp_path / "suite")
     write_run(suite, tmp_path / "suite")
     written = {path.name for path in write_report(tmp_path / "suite")}
-    assert written == {REPORT, "latency.svg", "pareto.svg"}
+    charts = {f"{name}{suffix}.svg" for name in ("latency", "pareto") for suffix in ("", "-dark")}
+    assert written == {REPORT, PAGE, *charts}
     text = (tmp_path / "suite" / REPORT).read_text()
     assert text.startswith("# MobileNet benchmark")
-    assert "![Latency against measured accuracy, 1 thread, batch 1, 224 × 224](charts/pareto.svg)" in text
+    assert (
+        '<img alt="Latency against measured accuracy, 1 thread, batch 1, 224 × 224" src="charts/pareto.svg">'
+        in text
+    )
 
 
 def test_an_evaluation_comes_back_from_disk(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def run_of(**asked: tuple[int, ...]) -> Run:
 
 def section_of(run: Run) -> str:
     text = report_text(Summary(run))
-    return text[text.index("## Why, by the runtimes' own account") : text.index("## Against")]
+    return text[text.index("## Why, by the runtimes' own account") : text.index("## What the networks")]
 
 
 def explain(run: Run, backend: str, *reasons: str, exact: str | None = "onnxruntime") -> None:

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from reports import factory
 
-from mnv3_reports.markdown import Picture, report_text
+from mnv3_reports.drawings import Picture
+from mnv3_reports.markdown import report_text
 from mnv3_reports.record import Cell, Note, OperatorCost, Run, RunResumed, Skipped
 from mnv3_reports.summary import Summary
 from mnv3_reports.terminal import plain_lines, summary_table
@@ -355,18 +356,18 @@ def test_the_sections_come_in_order(run: Run) -> None:
     headings = re.findall(r"^#+ .*", report_text(Summary(run)), flags=re.M)
     expected = [
         "# MobileNet benchmark" if not run.header.request.models else "# ",
-        "## What was asked",
+        "## Charts",
+        "## Against",
         "## Results",
         *(["## Accuracy"] if run.evaluation is not None else []),
         *(["## Sensitivity"] if run.sensitivities else []),
         *(["## Ablation"] if run.header.request.ablated else []),
         *(["## Tuned forms"] if run.tuned or run.header.request.tune else []),
         *(["## Why"] if any(record.explained for record in run.cells.values()) else []),
-        "## Against",
         "## What the networks are made of",
         "## Published figures",
-        "## Charts",
         "## Failures and skips",
+        "## What was asked",
         "## Noise met",
         "## How it was measured",
     ]
@@ -540,6 +541,11 @@ def test_random_weights_are_warned_of_and_real_ones_named() -> None:
 def test_pictures_are_linked() -> None:
     text = report_text(Summary(factory.whole_run(epochs=2)), [Picture("Latency", "charts/latency.svg")])
     assert "![Latency](charts/latency.svg)" in text
+    both = report_text(
+        Summary(factory.whole_run(epochs=2)), [Picture('"Latency"', "charts/a.svg", "charts/a-dark.svg")]
+    )
+    assert '<source media="(prefers-color-scheme: dark)" srcset="charts/a-dark.svg">' in both
+    assert '<img alt="&quot;Latency&quot;" src="charts/a.svg">' in both
 
 
 def test_a_full_report_fits_a_pull_request_comment() -> None:
@@ -549,7 +555,7 @@ def test_a_full_report_fits_a_pull_request_comment() -> None:
 
 def test_a_requested_reference_is_compared_with_the_other_one() -> None:
     text = report_text(Summary(only_references()))
-    section = text[text.index("## Against v1 and v2") : text.index("## What the networks")]
+    section = text[text.index("## Against v1 and v2") : text.index("## Results")]
     assert "| backend | v1 / v2 [95 %] | v2 / v1 [95 %] |" in section
     assert re.search(r"^\| `eager` \| \d[^|]* \| \d[^|]* \|$", section, flags=re.M)
 

@@ -20,7 +20,7 @@ WINNER = factory.tuned_cell(DEFAULT, "spinning=off:graph=extended")
 
 def section_of(run: Run) -> str:
     text = report_text(Summary(run))
-    return text[text.index("## Tuned forms") : text.index("## Against")]
+    return text[text.index("## Tuned forms") : text.index("## What the networks")]
 
 
 def test_the_ratio_is_the_runs_and_is_printed_with_its_interval() -> None:

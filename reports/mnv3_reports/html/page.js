@@ -1,0 +1,230 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const root = document.documentElement;
+  const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => (root.dataset.theme || (prefersDark.matches ? "dark" : "light")) === "dark";
+  const theme = () => (isDark() ? "dark" : "light");
+
+  // Everything a run says of itself becomes text, never markup.
+  function element(tag, text, attributes = {}) {
+    const made = document.createElement(tag);
+    if (text !== undefined && text !== null) made.textContent = text;
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+    return made;
+  }
+
+  // Charts: drawn when they come near the view, and again in the other theme.
+  const drawn = new Map();
+  const options = { renderer: "svg", actions: { export: true, source: false, compiled: false, editor: false } };
+
+  function draw(place, spec, then) {
+    drawn.set(place, { spec, then });
+    place.style.minHeight = `${place.offsetHeight}px`;
+    return vegaEmbed(place, spec[theme()], options).then(({ view }) => {
+      place.style.minHeight = "";
+      place.dataset.drawn = theme();
+      if (then) then(view);
+    });
+  }
+
+  function redraw() {
+    for (const [place, { spec, then }] of drawn) {
+      if (place.isConnected) draw(place, spec, then);
+      else drawn.delete(place);
+    }
+  }
+
+  const places = [...document.querySelectorAll("[data-chart]")];
+  const near = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      near.unobserve(entry.target);
+      drawChart(entry.target);
+    }
+  }, { rootMargin: "400px" });
+  for (const place of places) {
+    place.style.minHeight = "16rem";
+    near.observe(place);
+  }
+
+  function drawChart(place) {
+    const chart = data.charts[Number(place.dataset.chart)];
+    const slider = document.querySelector(`[data-figure="${place.dataset.chart}"]`);
+    draw(place, chart, slider ? (view) => budget(slider, chart.points, view) : undefined);
+  }
+
+  // Which choice is best within a latency budget. The slider is logarithmic, as the chart is.
+  function budget(slider, points, view) {
+    const low = Math.min(...points.map((point) => point.ms)) / 1.02;
+    const high = Math.max(...points.map((point) => point.ms)) * 1.02;
+    const measured = points.some((point) => point.measured);
+    const output = slider.parentElement.querySelector("output");
+    function say() {
+      const whole = slider.value === slider.max;
+      const limit = low * (high / low) ** (Number(slider.value) / Number(slider.max));
+      view.signal("budget", whole ? null : limit).run();
+      // What was measured is compared with what was measured only.
+      const within = points.filter((point) => point.ms <= limit && (point.measured || !measured));
+      const best = within.sort((a, b) => b.top1 - a.top1 || a.ms - b.ms)[0];
+      const range = whole ? "Without a budget" : `Within ${limit.toPrecision(3)} ms`;
+      output.textContent = best
+        ? `${range}: ${best.network} on ${best.backend}, ${best.accuracy}, ${best.median}`
+        : `${range}: nothing is as fast`;
+      slider.setAttribute("aria-valuetext", output.textContent);
+    }
+    slider.oninput = say;
+    say();
+  }
+
+  const toggle = document.getElementById("theme");
+  const label = () => { toggle.textContent = isDark() ? "Light" : "Dark"; };
+  toggle.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    label();
+    redraw();
+  });
+  prefersDark.addEventListener("change", () => { label(); redraw(); });
+  label();
+
+  // Tables: sorted by the first number of a cell, or by its text; what is missing comes last.
+  const number = (text) => {
+    const found = text.replace(/,/g, "").match(/[-−]?\d+(\.\d+)?(e[-+]?\d+)?/i);
+    return found ? Number(found[0].replace("−", "-")) : null;
+  };
+  function sort(head, column) {
+    const table = head.closest("table"), body = table.tBodies[0];
+    const up = head.getAttribute("aria-sort") !== "ascending";
+    const numeric = head.classList.contains("right") || head.style.textAlign === "right";
+    const rows = [...body.rows].map((row) => {
+      const text = row.cells[column].textContent;
+      return { row, key: text.startsWith("–") ? null : numeric ? number(text) : text };
+    });
+    rows.sort((a, b) => {
+      if (a.key === null || b.key === null) return (a.key === null) - (b.key === null);
+      const order = numeric ? a.key - b.key : a.key.localeCompare(b.key, "en", { numeric: true });
+      return up ? order : -order;
+    });
+    body.append(...rows.map(({ row }) => row));
+    for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", up ? "ascending" : "descending");
+  }
+  for (const head of document.querySelectorAll("th")) {
+    if (!head.firstElementChild) {
+      const button = element("button", head.textContent, { type: "button" });
+      head.replaceChildren(button);
+    }
+    head.addEventListener("click", () => sort(head, head.cellIndex));
+  }
+
+  const table = document.querySelector("table.cells");
+  if (table) {
+    const rows = [...table.tBodies[0].rows].map((row) => ({ row, text: row.textContent.toLowerCase() }));
+    const search = document.getElementById("filter");
+    const selects = [...document.querySelectorAll(".filters select")];
+    const shown = document.getElementById("shown");
+    const filter = () => {
+      const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+      let count = 0;
+      for (const { row, text } of rows) {
+        const fits = words.every((word) => text.includes(word))
+          && selects.every((select) => !select.value || row.dataset[select.dataset.column] === select.value);
+        if (row.hidden === fits) row.hidden = !fits;
+        count += fits;
+      }
+      shown.textContent = `${count} of ${rows.length} cells`;
+    };
+    search.addEventListener("input", filter);
+    for (const select of selects) select.addEventListener("change", filter);
+    filter();
+    for (const { row } of rows) {
+      const name = row.querySelector("code");
+      const link = element("a", null, { href: `#cell-${row.dataset.cell}` });
+      name.replaceWith(link);
+      link.append(name);
+    }
+    addEventListener("hashchange", open);
+    open();
+  }
+
+  // One cell's own figures.
+  function open() {
+    const found = location.hash.match(/^#cell-(\d+)$/);
+    const cell = found && data.cells[Number(found[1])];
+    for (const row of document.querySelectorAll("tr.chosen")) row.classList.remove("chosen");
+    const place = document.getElementById("cell");
+    place.hidden = !cell;
+    place.replaceChildren();
+    if (!cell) return;
+    document.querySelector(`tr[data-cell="${found[1]}"]`).classList.add("chosen");
+    place.append(element("h2", cell.title, { tabindex: "-1" }), element("p", cell.setting));
+    const facts = [["cell", cell.key]];
+    if (cell.median) {
+      facts.push(["median [95 %]", cell.median], ["epochs", cell.epochs], ["calls", cell.calls], ["disturbed turns", cell.disturbed]);
+    } else {
+      facts.push(["not timed", cell.why]);
+    }
+    place.append(list(facts));
+    if (cell.failure) place.append(...failure(cell.failure));
+    if (cell.blocks.length) {
+      const chart = element("div", null, { class: "chart", id: "turns" });
+      place.append(chart);
+      draw(chart, { light: turns(cell, "light"), dark: turns(cell, "dark") });
+    }
+    if (cell.operators.length) place.append(element("h3", "Where the time goes"), element("p", `By ${cell.by}.`), profile(cell.operators));
+    for (const reason of cell.reasons) place.append(element("p", `${reason}.`));
+    if (Object.keys(cell.facts).length) place.append(element("h3", "What the backend says it did"), list(Object.entries(cell.facts)));
+    place.scrollIntoView({ block: "start" });
+    place.querySelector("h2").focus({ preventScroll: true });
+  }
+
+  function list(pairs) {
+    const made = element("dl");
+    for (const [name, value] of pairs) made.append(element("dt", name), element("dd", value));
+    return made;
+  }
+
+  function failure({ phase, reason, install, tail }) {
+    const made = [element("p", `Failed (${phase}): ${reason}`, { class: "notice" })];
+    if (install) made.push(element("p", `To mend it: ${install}`));
+    if (tail) made.push(element("pre", tail));
+    return made;
+  }
+
+  function turns(cell, which) {
+    const spec = structuredClone(data.turns[which]);
+    spec.data = { values: cell.blocks.map(([turn, epoch, low, median, high, calls, disturbed]) => (
+      { turn: turn + 1, epoch, low, median, high, calls, disturbed: disturbed || "no", state: disturbed ? "disturbed" : "undisturbed" })) };
+    return spec;
+  }
+
+  function profile(operators) {
+    const total = operators.reduce((sum, [, , seconds]) => sum + (seconds || 0), 0);
+    const made = element("table", null, { class: "sortable" });
+    const head = made.createTHead().insertRow();
+    for (const [title, align] of [["operator", "left"], ["count", "right"], ["share of profiled time", "right"], ["", "left"], ["precision", "left"]]) {
+      const cell = element("th", null, { scope: "col", class: align });
+      cell.append(element("button", title, { type: "button" }));
+      cell.addEventListener("click", () => sort(cell, cell.cellIndex));
+      head.append(cell);
+    }
+    const body = made.createTBody();
+    for (const [name, count, seconds, precision] of operators) {
+      const row = body.insertRow();
+      const share = seconds !== null && total > 0 ? (100 * seconds) / total : null;
+      const bar = element("td");
+      if (share !== null) bar.append(element("span", null, { class: "share", style: `width:${share.toFixed(1)}px` }));
+      row.append(element("td", name), element("td", count, { class: "right" }),
+        element("td", share === null ? "–" : `${share.toFixed(1)} %`, { class: "right" }), bar, element("td", precision || "not told"));
+    }
+    const wide = element("div", null, { class: "wide" });
+    wide.append(made);
+    return wide;
+  }
+
+  // On paper everything is open and drawn.
+  addEventListener("beforeprint", () => {
+    for (const part of document.querySelectorAll("details")) part.open = true;
+    for (const place of places) if (!drawn.has(place)) drawChart(place);
+  });
+})();

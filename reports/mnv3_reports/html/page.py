@@ -1,0 +1,141 @@
+"""The page: the answer, charts one can ask, a table one can sort, every cell's own figures, and all of the report.
+
+It is one file and asks for nothing else: its policy forbids every request.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mnv3_reports import pareto, provenance
+from mnv3_reports.charts import DARK, LIGHT
+from mnv3_reports.html import cells, prose, turns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from jinja2 import Environment
+
+    from mnv3_reports.drawings import Drawing
+    from mnv3_reports.parts import Parts
+    from mnv3_reports.summary import Summary
+
+LARGEST_RECORD = 2_500_000
+"""Bytes of the compressed record that the page may hold; a larger one stays beside it."""
+
+
+class _Section(NamedTuple):
+    title: str
+    body: str
+    """HTML."""
+
+
+def page_text(summary: Summary, parts: Parts, drawings: Sequence[Drawing], record: Path | None = None) -> str:
+    """The report of a run as one HTML file.
+
+    Args:
+        summary: of the run.
+        parts: what its report says.
+        drawings: its charts; with none the page holds no chart library.
+        record: the journal, which the page offers to download.
+    """
+    figures = [_figure(summary, drawing) for drawing in drawings]
+    data = {
+        "charts": figures,
+        "turns": {"light": turns.turns_chart(LIGHT), "dark": turns.turns_chart(DARK)},
+        "cells": cells.details(summary),
+    }
+    return (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            title=parts.title,
+            notice=provenance.partial_notice(summary.run),
+            context=provenance.context(summary.run),
+            answer=prose.to_html(parts.answer),
+            figures=figures,
+            table=cells.table(summary) if summary.run.cells else None,
+            choices=cells.choices(summary),
+            sections=[
+                _Section(section.title, prose.to_html("\n\n".join(section.paragraphs)))
+                for section in parts.sections
+            ],
+            record=_record(record),
+            data=cells.encoded(data),
+            library=_library() if figures else "",
+            style=_text("page.css"),
+            script=_text("page.js"),
+        )
+    )
+
+
+def _figure(summary: Summary, drawing: Drawing) -> dict[str, Any]:
+    """A chart as the page's script takes it; one of trade-offs with the points that a budget chooses among."""
+    found: dict[str, Any] = {
+        "name": drawing.name,
+        "title": drawing.title,
+        "light": drawing.light.to_dict(),
+        "dark": drawing.dark.to_dict(),
+        "points": None,
+    }
+    if drawing.name.startswith("pareto"):
+        setting = next(
+            setting
+            for setting in summary.settings
+            if drawing.title == f"{pareto.title_of(summary, setting)}, {summary.describe(setting)}"
+        )
+        rows = pareto.rows_of(summary, setting)
+        kept = ("network", "backend", "ms", "median", "top1", "accuracy", "measured")
+        found["points"] = [{name: row[name] for name in kept} for row in rows]
+    return found
+
+
+class _Record(NamedTuple):
+    """The run's journal, compressed."""
+
+    name: str
+    url: str | None
+    """None where it is too large to be held."""
+
+
+def _record(journal: Path | None) -> _Record | None:
+    if journal is None or not journal.is_file():
+        return None
+    # Without a time of its own the same run gives the same page.
+    packed = gzip.compress(journal.read_bytes(), mtime=0)
+    name = f"{journal.name}.gz"
+    if len(packed) > LARGEST_RECORD:
+        return _Record(name, None)
+    return _Record(name, f"data:application/gzip;base64,{base64.b64encode(packed).decode()}")
+
+
+@cache
+def _library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, of the versions that draw the SVG files."""
+    import vl_convert
+
+    # Without a snippet it is the whole, which hangs vegaEmbed on the window; its types forget that it may be left out.
+    bundle = str(vl_convert.javascript_bundle())  # type: ignore[call-arg]
+    return bundle.replace("</script", "<\\/script")
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("mnv3_reports.html", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _text(name: str) -> str:
+    return resources.files("mnv3_reports.html").joinpath(name).read_text("utf-8")

@@ -1,0 +1,56 @@
+"""A report taken apart: what the markdown file puts under each other, and the HTML page folds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from mnv3_reports import provenance
+from mnv3_reports.drawings import in_markdown
+from mnv3_reports.escaping import inline
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mnv3_reports.drawings import Picture
+    from mnv3_reports.record import Run
+
+
+class Section(NamedTuple):
+    """A part of a report."""
+
+    title: str
+    paragraphs: list[str]
+    """Markdown."""
+
+
+class Parts(NamedTuple):
+    """A report without its charts."""
+
+    title: str
+    """Plain text."""
+    answer: str
+    """Markdown."""
+    sections: list[Section]
+    """None of them empty."""
+    no_charts: str
+    """Why there are none, where there are none."""
+
+    @classmethod
+    def of(cls, title: str, answer: str, sections: Sequence[Section], no_charts: str) -> Parts:
+        """Put together, without the sections that have nothing to say."""
+        return cls(title, answer, [section for section in sections if section.paragraphs], no_charts)
+
+
+def to_markdown(run: Run, parts: Parts, pictures: Sequence[Picture]) -> str:
+    """The report as GitHub-flavoured markdown."""
+    notice = provenance.partial_notice(run)
+    blocks = [
+        f"# {inline(parts.title)}",
+        *([f"> **{notice}**"] if notice is not None else []),
+        parts.answer,
+        inline(provenance.context(run)),
+        "## Charts",
+        *(map(in_markdown, pictures) if pictures else [parts.no_charts]),
+        *(text for section in parts.sections for text in (f"## {section.title}", *section.paragraphs)),
+    ]
+    return "\n\n".join(blocks) + "\n"
