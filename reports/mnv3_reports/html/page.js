@@ -224,7 +224,7 @@
 
   // On paper everything is open and drawn.
   addEventListener("beforeprint", () => {
-    for (const part of document.querySelectorAll("details")) part.open = true;
+    for (const part of document.querySelectorAll(".part details")) part.open = true;
     for (const place of places) if (!drawn.has(place)) drawChart(place);
   });
 })();
