@@ -291,28 +291,21 @@ def list_() -> ExitCode:
 @app.command()
 def report(
     directory: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run.")],
-    csv: Annotated[str | None, typer.Option(help="Also write one row a cell as CSV to this file.")] = None,
-    json: Annotated[
-        str | None, typer.Option(help="Also write cells and statistics as JSON to this file.")
-    ] = None,
-    pytest_benchmark: Annotated[
-        str | None, typer.Option(help="Also write a file that 'pytest-benchmark compare' reads.")
-    ] = None,
+    format: Annotated[  # noqa: A002 - the flag's name
+        str, typer.Option(help="md, html, csv, json, parquet, junit, pytest-benchmark; several with commas.")
+    ] = "md,html",
+    output: Annotated[str | None, typer.Option(help="Folder to write to. Default: the run's.")] = None,
 ) -> ExitCode:
-    """Write the report of a run again, without measuring; and export its figures."""
-    from mnv3_reports.export import to_csv, to_json
-    from mnv3_reports.rundir import RunDirectoryError, load_run, write_text
-    from mnv3_reports.writer import write_report
+    """Write the report of a run again, without measuring; or its figures in forms that other tools read."""
+    from mnv3_reports.formats import write_formats
+    from mnv3_reports.rundir import RunDirectoryError
 
+    names = [name.strip() for name in format.split(",") if name.strip()]
     try:
-        for path in write_report(Path(directory)):
+        for path in write_formats(Path(directory), names, Path(output) if output is not None else None):
             print(path)
-        run = load_run(directory)
-        for target, render in ((csv, to_csv), (json, to_json), (pytest_benchmark, _as_pytest_benchmark)):
-            if target is not None:
-                print(write_text(Path(target), render(run)))
-    except RunDirectoryError as error:
-        raise UsageError(str(error)) from None
+    except (RunDirectoryError, ValueError) as error:
+        raise UsageError(f"--format: {error}" if isinstance(error, ValueError) else str(error)) from None
     return ExitCode.DONE
 
 
@@ -342,14 +335,6 @@ def doctor(
         for line in noise_floor():
             print(line)
     return ExitCode.DONE
-
-
-def _as_pytest_benchmark(run: Any) -> str:
-    import json
-
-    from mnv3_reports.pytest_benchmark import to_pytest_benchmark
-
-    return json.dumps(to_pytest_benchmark(run), indent=1)
 
 
 def main() -> None:

@@ -113,7 +113,7 @@ def to_junit(report: GateReport) -> str:
         },
         "time": f"{report.seconds:.3f}",
     }
-    started = _utc(report.started_at)
+    started = utc(report.started_at)
     suite.attrib |= {**counts, **({"timestamp": started} if started else {})}
     root = ET.Element("testsuites", {"name": SUITE, **counts})
     root.append(suite)
@@ -198,7 +198,7 @@ def _properties(report: GateReport) -> Iterator[tuple[str, str]]:
         yield "injected_slowdown", f"{report.injected:g}"
 
 
-def _utc(started_at: str) -> str | None:
+def utc(started_at: str) -> str | None:
     """Ant's form of a time, which has no zone; None for a text that is no time."""
     try:
         started = datetime.fromisoformat(started_at)

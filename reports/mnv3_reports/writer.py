@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mnv3_reports import charts, class_tables, evaluation, journal
 from mnv3_reports.drawings import Picture, drawings
@@ -17,13 +18,16 @@ from mnv3_reports.parts import to_markdown
 from mnv3_reports.rundir import RUN, RunDirectoryError, load_run, write_run, write_text
 from mnv3_reports.summary import Summary
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mnv3_reports.record import Run
+
 REPORT, PAGE = "report.md", "report.html"
 
 
 def write_report(directory: str | Path, *, with_charts: bool = True) -> list[Path]:
-    """Write `report.md`, `report.html` and `charts/*.svg` of a run, and its record anew where there is a journal.
-
-    A run that was to measure accuracy alone (`Request.timed`) gets a report of an evaluation, and `per_class.csv`.
+    """Write the pages of a run, and its record anew where there is a journal.
 
     Raises:
         RunDirectoryError: the directory holds no run, or a file cannot be written.
@@ -33,24 +37,50 @@ def write_report(directory: str | Path, *, with_charts: bool = True) -> list[Pat
     written = []
     if (directory / journal.NAME).is_file() or not (directory / RUN).is_file():
         written += write_run(run, directory)
+    return [*written, *write_pages(run, directory, directory, with_charts=with_charts)]
+
+
+def write_pages(
+    run: Run,
+    directory: Path,
+    output: Path,
+    pages: Sequence[str] = ("md", "html"),
+    *,
+    with_charts: bool = True,
+) -> list[Path]:
+    """Write `report.md` with `charts/*.svg`, and `report.html`.
+
+    A run that was to measure accuracy alone (`Request.timed`) gets reports of an evaluation, and `per_class.csv`.
+
+    Args:
+        run: what they are of.
+        directory: of the run, which has its predictions and its journal.
+        output: where they are written.
+        pages: which of them.
+        with_charts: whether charts are drawn.
+
+    Raises:
+        RunDirectoryError: a file cannot be written.
+    """
     summary = Summary(run, directory)
     drawn = list(drawings(summary)) if with_charts else []
-    pictures = []
-    for drawing in drawn:
-        light, dark = f"charts/{drawing.name}.svg", f"charts/{drawing.name}-dark.svg"
-        written.append(write_text(directory / light, charts.to_svg(drawing.light)))
-        written.append(write_text(directory / dark, charts.to_svg(drawing.dark)))
-        pictures.append(Picture(drawing.title, light, dark))
     parts = parts_of(summary) if run.header.request.timed else evaluation.parts_of(summary)
     per_class = None if run.header.request.timed else class_tables.to_csv(summary)
+    written = []
     if per_class is not None:
-        written.append(write_text(directory / evaluation.PER_CLASS, per_class))
-    page = page_text(summary, parts, drawn, directory / journal.NAME)
-    return [
-        *written,
-        write_text(directory / PAGE, page),
-        write_text(directory / REPORT, to_markdown(run, parts, pictures)),
-    ]
+        written.append(write_text(output / evaluation.PER_CLASS, per_class))
+    if "html" in pages:
+        page = page_text(summary, parts, drawn, directory / journal.NAME)
+        written.append(write_text(output / PAGE, page))
+    if "md" in pages:
+        pictures = []
+        for drawing in drawn:
+            light, dark = f"charts/{drawing.name}.svg", f"charts/{drawing.name}-dark.svg"
+            written.append(write_text(output / light, charts.to_svg(drawing.light)))
+            written.append(write_text(output / dark, charts.to_svg(drawing.dark)))
+            pictures.append(Picture(drawing.title, light, dark))
+        written.append(write_text(output / REPORT, to_markdown(run, parts, pictures)))
+    return written
 
 
 def main(arguments: list[str]) -> int:

@@ -144,8 +144,9 @@ def test_a_child_process_writes_the_report(tmp_path: Path) -> None:
     done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     assert [Path(line).name for line in done.stdout.splitlines()] == [
+        "report.html",
         *("latency.svg", "latency-dark.svg", "pareto.svg", "pareto-dark.svg"),
-        *("report.html", "report.md"),
+        "report.md",
     ]
     for arguments, message in (([], "give one run directory"), ([str(tmp_path / "x")], "is no directory")):
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120)
