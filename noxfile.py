@@ -55,8 +55,8 @@ def install_browser(session: nox.Session) -> dict[str, str]:
 @nox.session
 def tests(session: nox.Session) -> None:
     """What CI asks of a change: the package without extras, then types and tests with all of them."""
-    session.install("-q", *PINNED, ".", "pytest")
-    session.run("pytest", "tests/bare", "-p", "no:cacheprovider")
+    session.install("-q", *PINNED, ".", "pytest", "pytest-xdist")
+    session.run("pytest", "tests/bare", "-n", "2")
     session.install("-q", *PINNED, ".[dev]")
     session.run("mypy")
     browser = install_browser(session)

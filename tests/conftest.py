@@ -1,11 +1,27 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """What pytest-xdist must leave together: the tests of a file, which share what is slow to make.
+
+    Of the backends' contract it is the tests of a backend, or the longest of all files would be the last to end.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class BySharedWork(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return nodeid.partition("[")[2] if file.endswith("test_contract.py") else file
+
+    return BySharedWork(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 VARIANT, RESOLUTION, CLASSES = "v3-small@0.35", 64, 16
 SHAPE = ["--resolution", str(RESOLUTION), "--num-classes", str(CLASSES)]
-SLOW = ("aot-inductor", "executorch", "executorch-int8", "litert-int8", "openvino-int8")
+SLOW = ("executorch", "openvino-int8")
+SLOWEST = ("aot-inductor", "executorch-int8", "litert-int8")
 LABELS = [f"class {number} – Ω" for number in range(CLASSES)]
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -172,7 +173,7 @@ def environment(artifact_cache: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def quick(given: Path, environment: dict[str, str]) -> Path:
     """A folder with every kind of file whose runtime is installed, but those that take long."""
-    return exported(given, "quick", [t.name for t in TARGETS if t.name not in SLOW], environment)
+    return exported(given, "quick", [t.name for t in TARGETS if t.name not in (*SLOW, *SLOWEST)], environment)
 
 
 OWN = """
@@ -190,10 +191,19 @@ def build():
 
 @pytest.fixture(scope="module")
 def slow(given: Path, environment: dict[str, str]) -> Path:
-    """A folder with the others, of a network of one's own."""
+    """A folder with some others, of a network of one's own."""
+    return exported(given, "slow", list(SLOW), environment, own_network(given))
+
+
+@pytest.fixture(scope="module")
+def slowest(given: Path, environment: dict[str, str]) -> Path:
+    """A folder with the rest, of that network too."""
+    return exported(given, "slowest", list(SLOWEST), environment, own_network(given))
+
+
+def own_network(given: Path) -> list[str]:
     (given / "slow_net.py").write_text(OWN)
-    network = ["--model", "slow_net:build", "--resolution", str(RESOLUTION), "--normalization", "imagenet"]
-    return exported(given, "slow", list(SLOW), environment, network)
+    return ["--model", "slow_net:build", "--resolution", str(RESOLUTION), "--normalization", "imagenet"]
 
 
 @pytest.fixture(scope="module")
@@ -222,13 +232,22 @@ def exported(
     return given / name
 
 
-@pytest.fixture(params=[pytest.param(t.name, marks=[pytest.mark.slow] * (t.name in SLOW)) for t in TARGETS])
+@pytest.fixture(
+    params=[
+        pytest.param(
+            t.name,
+            marks=[pytest.mark.slow] * (t.name in SLOW) + [pytest.mark.thorough] * (t.name in SLOWEST),
+        )
+        for t in TARGETS
+    ]
+)
 def one(request: pytest.FixtureRequest) -> tuple[str, Path]:
     """A target and the folder that has its file."""
     name = request.param
     if not installed(name):
         pytest.skip(f"the runtime of {name} is not installed")
-    return name, request.getfixturevalue("slow" if name in SLOW else "quick")
+    folder = "slow" if name in SLOW else "slowest" if name in SLOWEST else "quick"
+    return name, request.getfixturevalue(folder)
 
 
 def read(directory: Path) -> dict[str, Any]:
@@ -268,7 +287,7 @@ class TestEveryFile:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        exact = eager(own if name in SLOW else network, given)
+        exact = eager(own if name in (*SLOW, *SLOWEST) else network, given)
         answer = np.load(tmp_path / "answer.npy")
         assert answer.shape == exact.shape
         # One image says less than the 32 that the manifest's figure is of.

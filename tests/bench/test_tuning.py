@@ -636,8 +636,19 @@ def load(directory: Path) -> Run:
     return assemble(read_journal(directory / "journal.jsonl"))
 
 
+def resume(directory: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mnv3_bench.cli", "--resume", "out"],
+        env=environment,
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.mark.slow
-def test_a_run_finds_faster_settings_survives_an_interruption_and_searches_once(
+def test_a_run_finds_faster_settings_and_survives_an_interruption(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     command = [sys.executable, "-m", "mnv3_bench.cli"]
@@ -664,17 +675,7 @@ def test_a_run_finds_faster_settings_survives_an_interruption_and_searches_once(
     assert "Traceback" not in rest
     assert load(tmp_path / "out").tuned == []
 
-    def resume() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*command, "--resume", "out"],
-            env=environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    done = resume()
+    done = resume(tmp_path, environment)
     # Settings that fail while they are tried are no failed cells.
     assert done.returncode == 0, done.stderr
     run = load(tmp_path / "out")
@@ -704,18 +705,38 @@ def test_a_run_finds_faster_settings_survives_an_interruption_and_searches_once(
     assert "pace=quick:wait=off" in (tmp_path / "out" / "report.md").read_text()
     assert not [name for name in os.listdir(tmp_path / "out" / "logs") if not name.endswith(".log")]  # noqa: PTH208
 
+
+@pytest.mark.thorough
+def test_what_a_search_found_is_not_searched_for_again(tmp_path: Path, environment: dict[str, str]) -> None:
+    asked = ["--variants", "small@0.35", "--references", "none", "--resolutions", "64", "--quick"]
+    asked += [
+        "--backends",
+        "fake-switched",
+        "--time-budget",
+        "5s",
+        "--tune-budget",
+        "120s",
+        "--output",
+        "out",
+    ]
+    command = [sys.executable, "-m", "mnv3_bench.cli", *asked]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (tuned,) = load(tmp_path / "out").tuned
+    assert tuned.winner is not None
+
     # As if it had been killed as soon as the search was recorded: what was found still becomes a cell.
     journal = tmp_path / "out" / "journal.jsonl"
     kept = journal.read_text().partition('"type":"tuned"')[0].count("\n") + 1
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:kept]))
-    again = resume()
+    again = resume(tmp_path, environment)
     assert again.returncode == 0, again.stderr
     run = load(tmp_path / "out")
     assert run.tuned == [tuned]
     assert run.cells[tuned.winner].inspected is not None
-    assert {block.cell for block in run.blocks} == {own.key, tuned.winner}
+    assert {block.cell for block in run.blocks} == {tuned.cell, tuned.winner}
     assert journal.read_text().count('"type":"inspected"') == 2
 
     # Going on with a run that has measured what was found.
-    assert resume().returncode == 0
+    assert resume(tmp_path, environment).returncode == 0
     assert load(tmp_path / "out").tuned == [tuned]

@@ -245,7 +245,13 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
 
 @pytest.mark.slow
 class TestCompiled:
-    @pytest.mark.parametrize("backend", ["compile", "aot-inductor:freezing=off:autotune=max-autotune"])
+    @pytest.mark.parametrize(
+        "backend",
+        [
+            pytest.param("compile", marks=pytest.mark.thorough),
+            "aot-inductor:freezing=off:autotune=max-autotune",
+        ],
+    )
     def test_exported_programs_are_compiled(self, compiled: Compiled, backend: str, tmp_path: Path) -> None:
         prepared(backend, tmp_path, read(compiled.program), compiled.program, TINY_INPUTS)
         found, _ = outputs(backend, tmp_path, TINY_INPUTS)
