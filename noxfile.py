@@ -56,7 +56,7 @@ def install_browser(session: nox.Session) -> dict[str, str]:
 def tests(session: nox.Session) -> None:
     """What CI asks of a change: the package without extras, then types and tests with all of them."""
     session.install("-q", *PINNED, ".", "pytest", "pytest-xdist")
-    session.run("pytest", "tests/bare", "-n", "2")
+    session.run("pytest", "tests/bare", "-n", "2", env=QUICKER)
     session.install("-q", *PINNED, ".[dev]")
     session.run("mypy")
     browser = install_browser(session)

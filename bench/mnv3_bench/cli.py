@@ -309,6 +309,32 @@ def report(
     return ExitCode.DONE
 
 
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN RUN…", help="Folders of runs; the first is the base.")
+    ],
+    output: Annotated[
+        str | None, typer.Option(help="Folder to write compare.md and compare.html to. Default: none.")
+    ] = None,
+) -> ExitCode:
+    """Hold runs against the first of them: cells that got faster or slower, with intervals. Measures nothing."""
+    from mnv3_reports.between import compared
+    from mnv3_reports.html.page import plain_page
+    from mnv3_reports.parts import to_markdown
+    from mnv3_reports.rundir import RunDirectoryError, load_run, write_text
+
+    try:
+        parts = compared([(Path(name).resolve().name, load_run(name)) for name in runs])
+        text = to_markdown(None, parts)
+        print(text, end="")
+        for name, page in (("compare.md", text), ("compare.html", plain_page(parts))) if output else ():
+            print(write_text(Path(str(output)) / name, page))
+    except (RunDirectoryError, ValueError) as error:
+        raise UsageError(str(error)) from None
+    return ExitCode.DONE
+
+
 app.command("gate")(gate_cli.gate)
 app.command("gate-selftest")(gate_cli.selftest)
 app.command("export")(exporting_cli.export)

@@ -1,4 +1,4 @@
-"""The first part of a report: which backend is fastest for each network, and how many times as fast as eager it is."""
+"""The first part of a report: what to ship, which backend is fastest for each network, what that costs in accuracy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mnv3_reports import units
 from mnv3_reports.accuracy import wilson_interval
 from mnv3_reports.accuracy_words import alerts, doubts, hundredths, joined, mark, than_accepted, told, untold
+from mnv3_reports.advice import advice
 from mnv3_reports.cell_words import shape
 from mnv3_reports.compare import BASELINE
 from mnv3_reports.escaping import code, inline
@@ -32,9 +33,9 @@ class _Question(NamedTuple):
 
 
 def answer(summary: Summary) -> str:
-    """A line for each network and number of threads, at batch 1 where that was measured; then what accuracy says."""
+    """What to ship; a line for each network and number of threads, at batch 1 where that was measured; accuracy."""
     questions = list(_questions(summary))
-    parts = [*_fastest(summary, questions), *inaccurate(summary), _ablated(summary)]
+    parts = [advice(summary), *_fastest(summary, questions), *inaccurate(summary), _ablated(summary)]
     best = [asked.best for asked in questions if asked.best is not None]
     if best:
         parts.append(_reading(summary, best))

@@ -41,16 +41,21 @@ class Parts(NamedTuple):
         return cls(title, answer, [section for section in sections if section.paragraphs], no_charts)
 
 
-def to_markdown(run: Run, parts: Parts, pictures: Sequence[Picture]) -> str:
-    """The report as GitHub-flavoured markdown."""
-    notice = provenance.partial_notice(run)
+def to_markdown(run: Run | None, parts: Parts, pictures: Sequence[Picture] = ()) -> str:
+    """The report as GitHub-flavoured markdown.
+
+    Args:
+        run: what it is of; None for one of several runs, which has no charts.
+        parts: what it says.
+        pictures: its charts.
+    """
+    notice = provenance.partial_notice(run) if run is not None else None
+    charts = ["## Charts", *(map(in_markdown, pictures) if pictures else [parts.no_charts])]
     blocks = [
         f"# {inline(parts.title)}",
         *([f"> **{notice}**"] if notice is not None else []),
         parts.answer,
-        inline(provenance.context(run)),
-        "## Charts",
-        *(map(in_markdown, pictures) if pictures else [parts.no_charts]),
+        *([inline(provenance.context(run)), *charts] if run is not None else []),
         *(text for section in parts.sections for text in (f"## {section.title}", *section.paragraphs)),
     ]
     return "\n\n".join(blocks) + "\n"

@@ -62,6 +62,7 @@ def test_only_two_processes_import_for_all(tmp_path: Path) -> None:
     assert again.started == again.copied == [], "all is in the store: nothing is imported"
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not CAN_FORK, reason="workers are forked on Linux only")
 def test_where_the_import_fails_each_imports_for_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

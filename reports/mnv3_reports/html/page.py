@@ -50,26 +50,49 @@ def page_text(summary: Summary, parts: Parts, drawings: Sequence[Drawing], recor
         "turns": {"light": turns.turns_chart(LIGHT), "dark": turns.turns_chart(DARK)},
         "cells": cells.details(summary),
     }
+    return _rendered(
+        parts,
+        notice=provenance.partial_notice(summary.run),
+        context=provenance.context(summary.run),
+        figures=figures,
+        table=cells.table(summary) if summary.run.cells else None,
+        choices=cells.choices(summary),
+        record=_record(record),
+        data=cells.encoded(data),
+        library=_library() if figures else "",
+    )
+
+
+def plain_page(parts: Parts) -> str:
+    """A report without charts and cells of its own, such as a comparison of runs, as one HTML file."""
+    empty: dict[str, Any] = {"charts": [], "turns": {}, "cells": []}
+    return _rendered(
+        parts,
+        notice=None,
+        context="",
+        figures=[],
+        table=None,
+        choices={},
+        record=None,
+        data=cells.encoded(empty),
+        library="",
+    )
+
+
+def _rendered(parts: Parts, **page: Any) -> str:
     return (
         _environment()
         .get_template("page.html.jinja")
         .render(
             title=parts.title,
-            notice=provenance.partial_notice(summary.run),
-            context=provenance.context(summary.run),
             answer=prose.to_html(parts.answer),
-            figures=figures,
-            table=cells.table(summary) if summary.run.cells else None,
-            choices=cells.choices(summary),
             sections=[
                 _Section(section.title, prose.to_html("\n\n".join(section.paragraphs)))
                 for section in parts.sections
             ],
-            record=_record(record),
-            data=cells.encoded(data),
-            library=_library() if figures else "",
             style=_text("page.css"),
             script=_text("page.js"),
+            **page,
         )
     )
 

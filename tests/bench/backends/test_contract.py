@@ -142,7 +142,8 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             str(case.threads),
             root / "images.npy",
             root / "logits.npy",
-            str(case.loads),
+            # Reduced forms are the same sessions on other files.
+            str(case.loads if backend.info.exact is None else 0),
         ],
         env={
             **{key: value for key, value in os.environ.items() if key != "CXX"},
@@ -240,7 +241,7 @@ def test_it_runs_after_a_fork_where_it_says_so(seen: Seen) -> None:
 def test_nothing_stays_after_it_is_closed(seen: Seen) -> None:
     """Over 100 loads; compared with what was there after a tenth of them, which is where caches have settled."""
     marks = seen.report["resident_bytes"]
-    if seen.case.loads:
+    if marks:
         assert marks[-1] - marks[0] < LEAK * (seen.case.loads - seen.case.loads // 10), marks
 
 

@@ -73,7 +73,10 @@ def test_every_quantizer_keeps_layers() -> None:
     assert set(KEEPING) == {name for name in BACKENDS if "int8" in get_backend(name).info.precision}
 
 
-@pytest.mark.parametrize("name", KEEPING)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.thorough] * (name == "executorch-int8")) for name in KEEPING],
+)
 def test_a_layer_kept_in_float_is_said_to_be_and_helps(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Hostile()
