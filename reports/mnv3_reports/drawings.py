@@ -26,6 +26,8 @@ class Drawing(NamedTuple):
     title: str
     light: alt.Chart
     dark: alt.Chart
+    trade_offs: str | None = None
+    """The setting whose cells it lets a latency budget choose among; None of a chart of another kind."""
 
 
 class Picture(NamedTuple):
@@ -60,6 +62,7 @@ def drawings(summary: Summary) -> Iterator[Drawing]:
             f"pareto{suffix}",
             f"{pareto.title_of(summary, setting)}, {where}",
             partial(pareto.pareto_chart, summary, setting),
+            trade_offs=setting,
         )
     scans = sensitivity.in_order(summary)
     for number, scan in enumerate(scans):
@@ -70,10 +73,12 @@ def drawings(summary: Summary) -> Iterator[Drawing]:
         )
 
 
-def _drawing(name: str, title: str, chart: Callable[[Theme], alt.Chart | None]) -> Iterator[Drawing]:
+def _drawing(
+    name: str, title: str, chart: Callable[[Theme], alt.Chart | None], trade_offs: str | None = None
+) -> Iterator[Drawing]:
     light, dark = chart(charts.LIGHT), chart(charts.DARK)
     if light is not None and dark is not None:
-        yield Drawing(name, title, light, dark)
+        yield Drawing(name, title, light, dark, trade_offs)
 
 
 def _slug(summary: Summary, setting: str) -> str:

@@ -106,13 +106,8 @@ def _figure(summary: Summary, drawing: Drawing) -> dict[str, Any]:
         "dark": drawing.dark.to_dict(),
         "points": None,
     }
-    if drawing.name.startswith("pareto"):
-        setting = next(
-            setting
-            for setting in summary.settings
-            if drawing.title == f"{pareto.title_of(summary, setting)}, {summary.describe(setting)}"
-        )
-        rows = pareto.rows_of(summary, setting)
+    if drawing.trade_offs is not None:
+        rows = pareto.rows_of(summary, drawing.trade_offs)
         kept = ("network", "backend", "ms", "median", "top1", "accuracy", "measured")
         found["points"] = [{name: row[name] for name in kept} for row in rows]
     return found

@@ -40,7 +40,7 @@ class Case:
 LOADS = 100
 ALL_IN_SHORT = Case("contract_net:build", 3, 2, LOADS)
 CASES = (ALL_IN_SHORT, Case("v3-small@0.35", 1, 1), Case("v1@0.25", 3, 2))
-"""The first has one of each ingredient; real networks take converters up to a minute each, and show the same."""
+"""The first has one of each ingredient; real networks, slow to convert, are tested nightly."""
 LEAK = 100_000
 """Bytes a load that may stay, of more than twice as many that its weights take. What stays once is not counted."""
 
