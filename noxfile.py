@@ -14,7 +14,9 @@ nox.options.sessions = ["lint", "tests"]  # tests does what bare and types do, i
 PINNED = ("-c", "constraints.txt")
 # Two at a time, whatever the machine: a test may itself use two threads, and be about them.
 # In the order of pyproject.toml, so that no long file is the last to begin.
-IN_PARALLEL = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+# A test process that dies ends the session: with a new one in its place pytest-xdist 3.8 waited for ever, each process
+# for a test after its last.
+IN_PARALLEL = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--max-worker-restart", "0")
 # Idle OpenMP threads may spin on the processor that the other test computes on, and a wrapper that only has to be right
 # need not be optimised. What either saves was not measured alone.
 QUICKER = {"OMP_WAIT_POLICY": "passive", "AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL": "O0"}

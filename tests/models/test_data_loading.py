@@ -151,6 +151,7 @@ def open_files() -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="counts files by /proc")
 def test_loaders_side_by_side_leave_no_files_open(part: Part) -> None:
     batches(part, 1)  # what torch opens once
+    gc.collect()  # what earlier tests left to it
     before = open_files()
     made = [loader(part, transform, batch=8, workers=1, tally=Tally()) for transform in (CROP, Plain())]
     for first, second in zip(*made, strict=True):
