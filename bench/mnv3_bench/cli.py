@@ -15,6 +15,7 @@ from mnv3_bench.errors import ExitCode, UsageError
 from mnv3_bench.evaluating import cli as evaluating_cli
 from mnv3_bench.exporting import cli as exporting_cli
 from mnv3_bench.gate import cli as gate_cli
+from mnv3_bench.profiling import cli as profiling_cli
 from mnv3_bench.training import cli as training_cli
 
 
@@ -338,6 +339,7 @@ def compare(
 app.command("gate")(gate_cli.gate)
 app.command("gate-selftest")(gate_cli.selftest)
 app.command("export")(exporting_cli.export)
+app.command("profile")(profiling_cli.profile)
 app.command("evaluate")(evaluating_cli.evaluate)
 app.command("train")(training_cli.train)
 app.command("recipes")(training_cli.recipes)

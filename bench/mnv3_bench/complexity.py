@@ -37,6 +37,19 @@ _FREE = ("dropout", "dropout_", "feature_dropout", "feature_dropout_")
 """Operators that do nothing in eval mode."""
 _MAC_OPERATORS = ("conv", "linear", "addmm", "mm", "matmul", "bmm", "einsum")
 """fvcore's names for what is counted in multiply-accumulates."""
+_SQUEEZING = "squeeze"
+"""In the name of a module's class: SqueezeExcitation here and in torchvision, SqueezeExcite in timm."""
+_ACTIVATIONS = (
+    "ReLU",
+    "ReLU6",
+    "Hardtanh",
+    "Hardswish",
+    "ComposedHardswish",
+    "Hardsigmoid",
+    "Sigmoid",
+    "SiLU",
+    "GELU",
+)
 _SHOWN = 3  # places named where counters disagree
 
 
@@ -107,17 +120,41 @@ def _layers(model: nn.Module, image: tuple[torch.Tensor, ...]) -> tuple[LayerCos
                 parameters=sum(parameter.numel() for parameter in module.parameters()),
                 activations=(output.numel() if macs else 0) + (before.activations if before else 0),
                 output_shape=tuple(output.shape[1:]),
+                input_shape=tuple(inputs[0].shape[1:]) if inputs and hasattr(inputs[0], "shape") else (),
+                role="squeeze-excitation" if name.startswith(squeezing) else _role(module),
             )
 
         return hook
 
     leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
+    squeezing = tuple(
+        f"{name}." for name, module in model.named_modules() if _SQUEEZING in type(module).__name__.lower()
+    )
     handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
     with torch.no_grad():
         model(*image)
     for handle in handles:
         handle.remove()
     return tuple(costs.values())
+
+
+def _role(module: nn.Module) -> str:
+    """What a leaf module is in its network, as `LayerCost.role` has it."""
+    from torch import nn
+
+    match module:
+        case nn.Conv2d() if module.groups == module.in_channels and module.groups > 1:
+            return "depthwise"
+        case nn.Conv2d() if module.kernel_size == (1, 1) and module.groups == 1:
+            return "pointwise"
+        case nn.modules.conv._ConvNd():
+            return "convolution"
+        case nn.Linear():
+            return "linear"
+        case nn.modules.batchnorm._NormBase() | nn.LayerNorm() | nn.GroupNorm():
+            return "normalization"
+        case _:
+            return "activation" if type(module).__name__ in _ACTIVATIONS else "other"
 
 
 def _layer_macs(module: nn.Module, given: torch.Tensor, output: torch.Tensor) -> int:

@@ -14,7 +14,18 @@ import msgspec
 import numpy as np
 
 from mnv3_bench.inputs import COUNTS, Pool, images, samples
-from mnv3_bench.protocol import Done, Explain, Images, Prepare, Reference, Samples, Weights
+from mnv3_bench.protocol import (
+    Done,
+    Explain,
+    FollowMemory,
+    Images,
+    MeasureRoofs,
+    Prepare,
+    Reference,
+    Samples,
+    TimeOperators,
+    Weights,
+)
 from mnv3_reports.record import Explained, TensorSpec
 
 if TYPE_CHECKING:
@@ -32,6 +43,13 @@ FACTS_FILE = "variant.json"
 IMAGES_FILE = "images.npy"
 SAMPLES_FILE = "inputs.npz"
 EXPLANATION_FILE = "explanation.json"
+PROFILE_FILE = "profile.json"
+ROOFS_FILE = "roofs.json"
+ACTIVATIONS_FILE = "activations.json"
+
+Preparing = (
+    Images | Samples | Weights | Reference | Prepare | Explain | TimeOperators | MeasureRoofs | FollowMemory
+)
 
 
 class AboutWeights(msgspec.Struct, frozen=True):
@@ -50,7 +68,7 @@ def about_weights(weights: Path) -> AboutWeights:
     return msgspec.json.decode(weights.with_name(ABOUT_WEIGHTS_FILE).read_bytes(), type=AboutWeights)
 
 
-def carry_out(order: Images | Samples | Weights | Reference | Prepare | Explain) -> Done:
+def carry_out(order: Preparing) -> Done:
     """Carry out one preparing order; the seconds of the reply are the work's own, without imports of torch."""
     start = time.perf_counter()
     match order:
@@ -61,6 +79,14 @@ def carry_out(order: Images | Samples | Weights | Reference | Prepare | Explain)
             save_arrays(Path(order.directory) / SAMPLES_FILE, arrays)
         case Explain():
             _explain(order)
+        case TimeOperators():
+            _time_operators(order)
+        case MeasureRoofs():
+            from mnv3_bench.roofline import measure
+
+            _write(Path(order.directory) / ROOFS_FILE, measure(order.threads))
+        case FollowMemory():
+            _follow_memory(order)
         case _:
             return _with_torch(order)
     return Done(time.perf_counter() - start)
@@ -102,7 +128,32 @@ def _explain(order: Explain) -> None:
         reasons=found.reasons if found is not None else (),
         exact=backend.info.exact,
     )
-    (Path(order.directory) / EXPLANATION_FILE).write_bytes(msgspec.json.encode(explained))
+    _write(Path(order.directory) / EXPLANATION_FILE, explained)
+
+
+def _time_operators(order: TimeOperators) -> None:
+    from mnv3_bench.backends import get_backend
+    from mnv3_bench.backends.base import BackendError
+
+    calls = list(Pool(order.images, order.batch).calls())
+    folder = Path(order.directory)
+    found = get_backend(order.backend).profile(Path(order.artifact), order.threads, calls, folder)
+    if found is None:
+        raise BackendError(f"{order.backend} has no means to time its operators")
+    _write(folder / PROFILE_FILE, found)
+
+
+def _follow_memory(order: FollowMemory) -> None:
+    from mnv3_bench.memory import follow
+
+    network = load_prepared(order.variant, order.num_classes, order.weights)
+    inputs = next(iter(Pool(order.images, order.batch).calls()))
+    found = follow(network, inputs, variant=order.variant, resolution=order.resolution)
+    _write(Path(order.directory) / ACTIVATIONS_FILE, found)
+
+
+def _write(path: Path, found: msgspec.Struct) -> None:
+    path.write_bytes(msgspec.json.encode(found))
 
 
 def _make_weights(order: Weights) -> None:

@@ -22,12 +22,13 @@ Purpose = Literal["weights", "calibration", "fidelity", "measure", "tuning"]
 
 _MAX_FRAME: Final = 1 << 28
 
-PROTOCOL: Final = 4
+PROTOCOL: Final = 5
 """Grows with every change to a message; a gate's arms tell theirs before anything else (`gate.arm_worker`).
 
 2  LoadCallable, Load.slowdown
 3  Samples, Explain, Reference.model, Prepare.model; Checked.top1_agreement may be missing
 4  DataImages, Train, Scan, Evaluate, Prepare.float_layers
+5  TimeOperators, MeasureRoofs, FollowMemory
 """
 
 
@@ -174,6 +175,36 @@ class Explain(Message, frozen=True):
     directory: str
 
 
+class TimeOperators(Message, frozen=True):
+    """Time every operator of an artifact; what is found is written to the directory, as traces are."""
+
+    backend: str
+    artifact: str
+    threads: int
+    images: str
+    batch: int
+    directory: str
+
+
+class MeasureRoofs(Message, frozen=True):
+    """Measure what the machine can do at most; what is found is written to the directory."""
+
+    threads: int
+    directory: str
+
+
+class FollowMemory(Message, frozen=True):
+    """Follow what activations take over one call in eager; what is found is written to the directory."""
+
+    variant: str
+    num_classes: int
+    weights: str
+    images: str
+    resolution: int
+    batch: int
+    directory: str
+
+
 class Import(Message, frozen=True):
     """Import a runtime's modules."""
 
@@ -259,6 +290,9 @@ Order = (
     | Reference
     | Prepare
     | Explain
+    | TimeOperators
+    | MeasureRoofs
+    | FollowMemory
     | Import
     | Fork
     | Reap

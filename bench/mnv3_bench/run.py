@@ -28,6 +28,7 @@ from mnv3_bench.evaluating.stage import EVALUATING, Evaluator
 from mnv3_bench.keys import Keys
 from mnv3_bench.launcher import CAN_FORK, Launcher
 from mnv3_bench.prepare import Artifacts, Preparer
+from mnv3_bench.profiling.stage import Profiler
 from mnv3_bench.stage import Performer, WorkerStage
 from mnv3_bench.tune_stage import CellBench, Workshop, to_tune
 from mnv3_bench.tuning import DefaultFailedError, Search, least_seconds
@@ -113,6 +114,7 @@ def execute(session: Session) -> ExitCode:
                 inspect(session, artifacts)
                 tune(session, artifacts)
                 outcome = measure(session, artifacts)
+                profile(session, artifacts)
         except KeyboardInterrupt:
             interrupted = True
             outcome = Outcome("interrupted", session.precision, 0.0, 0.0)
@@ -401,6 +403,27 @@ def measure(session: Session, artifacts: Artifacts) -> Outcome:
     finally:
         for name, spent in (("start", conductor.start_seconds), ("measure", conductor.measure_seconds)):
             session.phase_seconds[name] = session.phase_seconds.get(name, 0.0) + spent
+
+
+def profile(session: Session, artifacts: Artifacts) -> None:
+    """Where it was asked for, after measuring: every cell's operators, the machine's roofs, activations."""
+    run = session.run
+    if not run.header.request.profiled:
+        return
+    profiler = Profiler(
+        session.directory,
+        run,
+        artifacts,
+        session.launcher,
+        session.limits,
+        session.record,
+        session.display.step,
+    )
+    steps = profiler.steps(session.cells())
+    session.display.begin("profile", len(steps))
+    with session.phase("profile"):
+        for step in steps:
+            step()
 
 
 def finish(session: Session, outcome: Outcome, interrupted: bool) -> ExitCode:

@@ -34,6 +34,7 @@ from mnv3_bench.protocol import (
     Explain,
     Failed,
     First,
+    FollowMemory,
     Fork,
     Forked,
     Images,
@@ -42,6 +43,7 @@ from mnv3_bench.protocol import (
     Load,
     LoadCallable,
     Look,
+    MeasureRoofs,
     Order,
     Prepare,
     Reap,
@@ -51,6 +53,7 @@ from mnv3_bench.protocol import (
     Samples,
     Scan,
     Seen,
+    TimeOperators,
     Train,
     Turn,
     Turned,
@@ -176,7 +179,17 @@ class Worker:
             case Reap():
                 pid, status = os.waitpid(order.pid, os.WNOHANG)
                 return Reaped(status if pid else None)
-            case Images() | Samples() | Weights() | Reference() | Prepare() | Explain():
+            case (
+                Images()
+                | Samples()
+                | Weights()
+                | Reference()
+                | Prepare()
+                | Explain()
+                | TimeOperators()
+                | MeasureRoofs()
+                | FollowMemory()
+            ):
                 from mnv3_bench import prepare_worker
 
                 return prepare_worker.carry_out(order)

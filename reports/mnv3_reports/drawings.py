@@ -6,7 +6,7 @@ import html
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from mnv3_reports import charts, pareto, sensitivity
+from mnv3_reports import charts, memory_chart, pareto, scaling, scaling_chart, sensitivity
 from mnv3_reports.escaping import inline, plain
 
 if TYPE_CHECKING:
@@ -70,6 +70,17 @@ def drawings(summary: Summary) -> Iterator[Drawing]:
             "sensitivity" if len(scans) == 1 else f"sensitivity-{number + 1}",
             f"Sensitivity to int8 by layer, {scan.variant}",
             partial(sensitivity.sensitivity_chart, summary, scan),
+        )
+    yield from _drawing(
+        "memory",
+        "Activation memory over one call",
+        partial(memory_chart.memory_chart, summary, memory_chart.chosen(summary)),
+    )
+    for axis in scaling.AXES:
+        yield from _drawing(
+            f"scaling-{axis}",
+            scaling_chart.WORDS[axis].title,
+            partial(scaling_chart.scaling_chart, summary, axis),
         )
 
 

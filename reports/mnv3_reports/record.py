@@ -11,6 +11,8 @@ Schema history:
        A record of version 1 is one of version 2.
     3  accuracy on labelled images: entries 'evaluation', 'accuracy', 'trained' and 'sensitivity', and what was asked
        for of them. A record of version 2 is one of version 3.
+    4  entries 'profiled', 'roofs' and 'activations'; a layer's role and input. A record of version 3 is one of
+       version 4.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Self
 
 import msgspec
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 Scalar = str | int | float | bool | None
 """What a fact may be: facts are small, printable statements about an artifact or a loaded session."""
@@ -140,6 +142,8 @@ class Request(msgspec.Struct, frozen=True):
     """So many of the most sensitive layers stay in float in every quantized backend that can."""
     timed: bool = True
     """Whether latency was to be measured; an evaluation measures accuracy alone."""
+    profiled: bool = False
+    """Whether every cell's operators were to be timed, too."""
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -186,6 +190,11 @@ class LayerCost(msgspec.Struct, frozen=True):
     parameters: int
     activations: int
     output_shape: tuple[int, ...]
+    input_shape: tuple[int, ...] = ()
+    """Batch left out, as of the output; of the first input. Empty in records before version 4."""
+    role: str = ""
+    """What it is in the network: convolution, pointwise, depthwise, linear, normalization, activation,
+    squeeze-excitation or other. Empty in records before version 4."""
 
 
 class Complexity(msgspec.Struct, frozen=True):
@@ -277,6 +286,110 @@ class Explained(msgspec.Struct, frozen=True, tag="explained"):
     """Sentences: operators left in fp32, layouts converted, parts not delegated, emulated arithmetic."""
     exact: str | None = None
     """The same runtime's fp32 backend, which a reduced one is held against."""
+
+
+class ProfiledOperator(msgspec.Struct, frozen=True):
+    """One operator of a cell, as its runtime's own profiler tells it, and the layer that it computes."""
+
+    name: str
+    """As the runtime calls this one."""
+    operation: str
+    """As the runtime calls what it does, such as 'Conv' or 'Reorder'."""
+    kind: str
+    """convolution, pointwise, depthwise, linear, squeeze-excitation, normalization, activation, reorder (layouts and
+    types) or other."""
+    module: str
+    """Path in the builder's network, such as features.4.block.1.0; '' where none could be told."""
+    contains: tuple[str, ...]
+    """Paths of the modules that it computes along, fused into it."""
+    seconds: float
+    """Of one call; the median over repeats."""
+    lower: float
+    """First quartile over repeats."""
+    upper: float
+    """Third quartile."""
+    precision: str | None = None
+    macs: int = 0
+    """Of one call, its whole batch."""
+    bytes: int = 0
+    """Least traffic of one call: what it reads (weights too) and writes, each once; 0 where it could not be told."""
+    output_shape: tuple[int, ...] = ()
+    """Batch left out."""
+
+
+class Profiled(msgspec.Struct, frozen=True, tag="profiled"):
+    """A cell's time by operator. Times under a profiler: `plain_seconds` is without."""
+
+    cell: str
+    by: str
+    """The runtime's means, in words."""
+    repeats: int
+    """Calls or groups of calls that each operator has a time of."""
+    operators: tuple[ProfiledOperator, ...]
+    """In the order they run."""
+    plain_seconds: float
+    """Median call in the same process without the profiler, taken in turns with the profiled ones."""
+    profiled_seconds: float
+    """Median call under the profiler, by the same clock."""
+    complete: bool
+    """Whether the runtime tells the time of everything it runs; otherwise what is left is 'unattributed'."""
+    traces: tuple[str, ...] = ()
+    """Files in the run directory: Chrome's trace format."""
+    unmatched: str = ""
+    """Why operators could not be told apart by module; '' where they could."""
+
+
+class Roof(msgspec.Struct, frozen=True):
+    """One ceiling of a machine, measured."""
+
+    name: str
+    """fp32, bf16 or int8 (arithmetic); L1, L2, L3 or memory (bandwidth)."""
+    value: float
+    """Operations a second (a multiply-accumulate is two), or bytes a second (read and written both count)."""
+    lower: float
+    upper: float
+    method: str
+    """How, in words: the library or kernel and its size."""
+    capacity: int = 0
+    """Bytes that a cache holds; 0 of memory and of arithmetic."""
+
+
+class Roofs(msgspec.Struct, frozen=True, tag="roofs"):
+    """What the machine can do at most, with so many threads."""
+
+    threads: int
+    compute: tuple[Roof, ...]
+    bandwidth: tuple[Roof, ...]
+    """From the smallest cache to memory."""
+    seconds: float
+    """That measuring took."""
+    notes: tuple[str, ...] = ()
+    """What could not be measured here, and why."""
+
+
+class MemoryStep(msgspec.Struct, frozen=True):
+    """Memory that tensors hold while one module runs, in PyTorch eager."""
+
+    module: str
+    """Path in the network."""
+    kind: str
+    """Name of its class."""
+    live_bytes: int
+    """Of activations after it ran: everything that is still needed, weights not counted."""
+    peak_bytes: int
+    """The most while it ran."""
+
+
+class Activations(msgspec.Struct, frozen=True, tag="activations"):
+    """What activations take over one call in PyTorch eager, module by module."""
+
+    variant: str
+    resolution: int
+    batch: int
+    weight_bytes: int
+    input_bytes: int
+    steps: tuple[MemoryStep, ...]
+    """In the order they ran."""
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -570,6 +683,9 @@ Entry = (
     | Prepared
     | Inspected
     | Explained
+    | Profiled
+    | Roofs
+    | Activations
     | Tuned
     | Evaluation
     | Accuracy
@@ -591,6 +707,7 @@ class CellRecord(msgspec.Struct):
     prepared: Prepared | None = None
     inspected: Inspected | None = None
     explained: Explained | None = None
+    profiled: Profiled | None = None
     accuracy: Accuracy | None = None
     failure: Failure | None = None
 
@@ -605,6 +722,8 @@ class Run(msgspec.Struct):
     evaluation: Evaluation | None = None
     trained: list[Trained] = []
     sensitivities: list[Sensitivity] = []
+    roofs: list[Roofs] = []
+    activations: list[Activations] = []
     epochs: list[Epoch] = []
     blocks: list[Block] = []
     skipped: list[Skipped] = []
@@ -634,6 +753,17 @@ class Run(msgspec.Struct):
                 self.cells[entry.cell].inspected = entry
             case Explained():
                 self.cells[entry.cell].explained = entry
+            case Profiled():
+                self.cells[entry.cell].profiled = entry
+            case Roofs():
+                self.roofs = [roofs for roofs in self.roofs if roofs.threads != entry.threads] + [entry]
+            case Activations():
+                self.activations = [
+                    each
+                    for each in self.activations
+                    if (each.variant, each.resolution, each.batch)
+                    != (entry.variant, entry.resolution, entry.batch)
+                ] + [entry]
             case Tuned():
                 self.tuned = [tuned for tuned in self.tuned if tuned.cell != entry.cell] + [entry]
                 if entry.winner is not None:

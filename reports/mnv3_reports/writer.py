@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnv3_reports import charts, class_tables, evaluation, journal
+from mnv3_reports import charts, class_tables, evaluation, journal, operators_csv
 from mnv3_reports.drawings import Picture, drawings
 from mnv3_reports.html.page import page_text
 from mnv3_reports.markdown import parts_of
@@ -50,7 +50,8 @@ def write_pages(
 ) -> list[Path]:
     """Write `report.md` with `charts/*.svg`, and `report.html`.
 
-    A run that was to measure accuracy alone (`Request.timed`) gets reports of an evaluation, and `per_class.csv`.
+    A run that was to measure accuracy alone (`Request.timed`) gets reports of an evaluation, and `per_class.csv`;
+    a profiled one also `operators.csv`.
 
     Args:
         run: what they are of.
@@ -66,7 +67,10 @@ def write_pages(
     drawn = list(drawings(summary)) if with_charts else []
     parts = parts_of(summary) if run.header.request.timed else evaluation.parts_of(summary)
     per_class = None if run.header.request.timed else class_tables.to_csv(summary)
+    operators = operators_csv.to_csv(run)
     written = []
+    if operators is not None:
+        written.append(write_text(output / operators_csv.OPERATORS, operators))
     if per_class is not None:
         written.append(write_text(output / evaluation.PER_CLASS, per_class))
     if "html" in pages:

@@ -9,7 +9,7 @@ import warnings
 from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnv3_bench.backends import _executorch
 from mnv3_bench.backends._artifact import About
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 CALLS = 20
 _AROUND = ("Method::execute", "DELEGATE_CALL", "OPERATOR_CALL")
 """Events that others lie within."""
-_KERNEL = "native_call_"
+KERNEL = "native_call_"
+"""What the name of an operator on ExecuTorch's own kernels starts with."""
 _TABLE = "Invalid Unary Op"
 """XNNPACK's name for a function of 8-bit integers that it looks up in a table: one for each int8 hard swish."""
 _WORTH_SAYING = 0.01
@@ -47,23 +48,20 @@ def explain(directory: Path, threads: int, calls: Sequence[Arrays]) -> Explanati
     program = _executorch.Program(directory / _executorch.PROGRAM, threads, traced=True)
     session = _executorch.Session(program, about)
     try:
-        if not program.program.has_etdump():
-            raise BackendError(
-                "this ExecuTorch was built without its event tracer; install its official wheel"
-            )
+        require_tracer(program)
         for inputs in itertools.islice(itertools.cycle(calls), CALLS):
             session.run(session.stage(inputs))
-        events = _events(program.program)
+        found = events(program.program)
     finally:
         session.close()
     seconds: dict[str, float] = defaultdict(float)
     counts: Counter[str] = Counter()
-    for name, cost in events:
-        seconds[name] += cost
-        counts[name] += 1
+    for event in found:
+        seconds[event.name] += median(event.seconds)
+        counts[event.name] += 1
     operators = tuple(
         OperatorCost(
-            name=f"{name} (look-up table)" if name == _TABLE else name.removeprefix(_KERNEL),
+            name=f"{name} (look-up table)" if name == _TABLE else name.removeprefix(KERNEL),
             count=counts[name],
             seconds=cost,
             precision=precision(name),
@@ -84,8 +82,26 @@ def precision(name: str) -> str | None:
     return {"F32": "fp32", "F16": "fp16"}[kinds[0]] if kinds else None
 
 
-def _events(program: Any) -> list[tuple[str, float]]:
-    """Every operator of one call and its median seconds."""
+class Event(NamedTuple):
+    """One operator of a call, in the order they run."""
+
+    name: str
+    seconds: tuple[float, ...]
+    """Of each call."""
+
+
+def require_tracer(program: _executorch.Program) -> None:
+    """Whether a program that was loaded to be traced is.
+
+    Raises:
+        BackendError: the installed runtime was built without the tracer.
+    """
+    if not program.program.has_etdump():
+        raise BackendError("this ExecuTorch was built without its event tracer; install its official wheel")
+
+
+def events(program: Any) -> list[Event]:
+    """Every operator that the calls of a traced program ran."""
     with tempfile.TemporaryDirectory() as scratch, quiet(), warnings.catch_warnings():
         from executorch.devtools import Inspector
 
@@ -93,11 +109,18 @@ def _events(program: Any) -> list[tuple[str, float]]:
         path = Path(scratch) / "events.etdp"
         program.write_etdump_result_to_file(str(path), None)
         blocks = [block for block in Inspector(etdump_path=str(path)).event_blocks if block.name == "Execute"]
+    # Delegated operators are listed after those that they ran between.
+    ran = sorted(
+        (event for block in blocks for event in block.events if event.perf_data is not None),
+        key=lambda event: event.start_time[-1] if event.start_time else 0,
+    )
     return [
-        (re.sub(r" #\d+$", "", event.name), median(event.perf_data.raw) / 1e3)
-        for block in blocks
-        for event in block.events
-        if event.name not in _AROUND and event.perf_data is not None
+        Event(
+            re.sub(r" #\d+$", "", event.name),
+            tuple(milliseconds / 1e3 for milliseconds in event.perf_data.raw),
+        )
+        for event in ran
+        if event.name not in _AROUND
     ]
 
 
@@ -111,14 +134,14 @@ def _reasons(
 
     kernels = Counter(
         {
-            name.removeprefix(_KERNEL).partition(".")[0]: count
+            name.removeprefix(KERNEL).partition(".")[0]: count
             for name, count in counts.items()
-            if name.startswith(_KERNEL)
+            if name.startswith(KERNEL)
         }
     )
     reasons = []
     if kernels:
-        part = share(name for name in counts if name.startswith(_KERNEL))
+        part = share(name for name in counts if name.startswith(KERNEL))
         reasons.append(
             f"{kernels.total()} operators ({counted(kernels)}) were not delegated to XNNPACK and run in ExecuTorch's "
             f"own kernels, {part:.1%} of the time."

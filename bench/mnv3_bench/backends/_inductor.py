@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from mnv3_bench.backends.base import BackendError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from types import ModuleType
 
 
 def require_compiler() -> str:
@@ -108,6 +110,12 @@ def _replaced(method: Any) -> Iterator[None]:
 
 def _file_name(argtypes: list[str], source_code: str) -> str:
     return hashlib.sha256("\0".join([*argtypes, source_code]).encode()).hexdigest()[:32] + ".so"
+
+
+def generated() -> list[ModuleType]:
+    """The generated Python modules of this process; they hold kernels, by names that tell what each is fused of."""
+    start = "torch._inductor.runtime.compile_tasks."
+    return [module for name, module in list(sys.modules.items()) if name.startswith(start)]
 
 
 def require_threads(prepared_for: int, threads: int) -> None:

@@ -66,14 +66,14 @@ def _times(found: dict[int, Operator], costs: list[Cost]) -> list[OperatorCost]:
     seconds: defaultdict[tuple[str, str | None], float] = defaultdict(float)
     for cost in costs:
         operator = found.get(cost.node) if cost.node is not None else None
-        key = cost.tag, operator.precision if operator is not None else _kernel_precision(cost.tag)
+        key = cost.tag, operator.precision if operator is not None else kernel_precision(cost.tag)
         counts[key] += cost.count
         seconds[key] += cost.seconds
     dearest = sorted(counts, key=lambda key: seconds[key], reverse=True)
     return [OperatorCost(key[0], counts[key], seconds[key], key[1]) for key in dearest]
 
 
-def _kernel_precision(tag: str) -> str | None:
+def kernel_precision(tag: str) -> str | None:
     """What an XNNPACK kernel computes in, by the types in its name, such as 'Convolution (NHWC, QC8) DWConv'."""
     types = set(re.findall(r"[A-Z]+\d+[A-Z]*", tag))
     if any(kind.startswith("QD") for kind in types):

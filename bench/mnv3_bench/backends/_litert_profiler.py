@@ -49,6 +49,17 @@ class Cost:
     """Of one call, all of them together; the median over the calls."""
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel of a call, in the order they run."""
+
+    tag: str
+    node: int | None
+    """As of `Cost`."""
+    seconds: tuple[float, ...]
+    """Of each call."""
+
+
 class _Layout(ctypes.Structure):
     _fields_ = (
         ("rank", ctypes.c_uint32, 7),
@@ -77,7 +88,7 @@ class _Event(ctypes.Structure):
 
 
 def profile(model: Path, threads: int, calls: Sequence[Sequence[Array]], runs: int) -> list[Cost]:
-    """Run a file under the profiler.
+    """Run a file under the profiler, and add up what kernels of a kind cost.
 
     Args:
         model: a .tflite file.
@@ -91,6 +102,41 @@ def profile(model: Path, threads: int, calls: Sequence[Sequence[Array]], runs: i
     Raises:
         ProfilerError: this version has another interface, or a function of it fails.
     """
+    return _costs(_program(model, threads).events_of(calls, runs), runs)
+
+
+def kernels(model: Path, threads: int, calls: Sequence[Sequence[Array]], runs: int) -> list[Kernel]:
+    """Run a file under the profiler; what every kernel costs, one by one.
+
+    Args and errors are those of `profile`.
+
+    Raises:
+        ProfilerError: calls did not all run the same kernels, too.
+    """
+    events = [
+        event
+        for event in _program(model, threads).events_of(calls, runs)
+        if event.kind in (KERNEL, DELEGATED_KERNEL) and event.tag
+    ]
+    each = len(events) // runs
+    if each * runs != len(events):
+        raise ProfilerError(
+            f"LiteRT's profile of {runs} calls has {len(events)} events, no whole number a call"
+        )
+    columns = [events[place::each] for place in range(each)]
+    if any(len({(event.tag, event.node) for event in column}) > 1 for column in columns):
+        raise ProfilerError("LiteRT's profile has other kernels in one call than in another")
+    return [
+        Kernel(
+            column[0].tag.decode(),
+            int(column[0].node) if column[0].kind == KERNEL else None,
+            tuple(event.elapsed_us / 1e6 for event in column),
+        )
+        for column in columns
+    ]
+
+
+def _program(model: Path, threads: int) -> _Program:
     import ai_edge_litert
 
     version = ai_edge_litert.__version__
@@ -104,7 +150,7 @@ def profile(model: Path, threads: int, calls: Sequence[Sequence[Array]], runs: i
         loaded = ctypes.CDLL(str(library))
     except OSError as error:
         raise ProfilerError(f"LiteRT's profiler is not there: {error}") from error
-    return _Program(loaded, model, threads).profile(calls, runs)
+    return _Program(loaded, model, threads)
 
 
 class _Program:
@@ -122,7 +168,8 @@ class _Program:
         self.compiled = self._new("LiteRtCreateCompiledModel", self.environment, file, options)
         self.signature = self._new("LiteRtGetModelSignature", file, ctypes.c_size_t(0))
 
-    def profile(self, calls: Sequence[Sequence[Array]], runs: int) -> list[Cost]:
+    def events_of(self, calls: Sequence[Sequence[Array]], runs: int) -> ctypes.Array[_Event]:
+        """What the profiler saw of so many calls, after half as many that it did not see."""
         inputs = [self._input(position, array) for position, array in enumerate(calls[0])]
         outputs = self._outputs()
         given, wanted = ((ctypes.c_void_p * len(each))(*each) for each in (inputs, outputs))
@@ -147,7 +194,7 @@ class _Program:
         for number in range(runs):
             run(number)
         self._call("LiteRtStopProfiler", profiler)
-        return _costs(self._events(profiler), runs)
+        return self._events(profiler)
 
     def _events(self, profiler: ctypes.c_void_p) -> ctypes.Array[_Event]:
         number = ctypes.c_int()

@@ -27,7 +27,8 @@ CALLS = 20
 """Of which the least time of a node counts: other programs only add time."""
 WORTH_SAYING = 0.01
 _PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint8": "int8", "int8": "int8"}
-_NODE_END = "_kernel_time"
+NODE_END = "_kernel_time"
+"""What the name of such an event ends with."""
 _BLOCKED = "com.microsoft.nchwc"
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _REORDERS = ("ReorderInput", "ReorderOutput")
@@ -69,22 +70,26 @@ def explain(
     )
 
 
+def of_nodes(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The events of a profile that are a node's computing, with its time in `dur`, in microseconds."""
+    return [event for event in events if event["cat"] == "Node" and event["name"].endswith(NODE_END)]
+
+
 def _nodes(events: Sequence[Mapping[str, Any]]) -> list[Node]:
     durations: defaultdict[str, list[int]] = defaultdict(list)
     arguments: dict[str, Mapping[str, Any]] = {}
-    for event in events:
-        if event["cat"] == "Node" and event["name"].endswith(_NODE_END):
-            # An index a node: names may occur twice.
-            key = f"{event['args']['node_index']} {event['name']}"
-            durations[key].append(event["dur"])
-            arguments[key] = event["args"]
+    for event in of_nodes(events):
+        # An index a node: names may occur twice.
+        key = f"{event['args']['node_index']} {event['name']}"
+        durations[key].append(event["dur"])
+        arguments[key] = event["args"]
     return [
-        Node(given["op_name"], _precision(given), min(durations[key]) / 1e6)
+        Node(given["op_name"], precision_of(given), min(durations[key]) / 1e6)
         for key, given in arguments.items()
     ]
 
 
-def _precision(arguments: Mapping[str, Any]) -> str | None:
+def precision_of(arguments: Mapping[str, Any]) -> str | None:
     """What a node computes in: the type of its first input, which ONNX Runtime has cast to what its kernel takes."""
     types = [next(iter(given)) for given in arguments["input_type_shape"] if given]
     return _PRECISIONS.get(types[0], types[0]) if types else None

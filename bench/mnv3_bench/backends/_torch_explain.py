@@ -109,11 +109,7 @@ def compiled(session: TorchSession, calls: Sequence[Arrays]) -> Explanation:
 
 def logged(session: TorchSession, staged: Sequence[Any]) -> list[Primitive]:
     """The oneDNN primitives of a call, each with the least of its seconds; none where PyTorch has no oneDNN."""
-    import torch
-
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return []
-    logs = [_logged_call(session, staged[index % len(staged)]) for index in range(CALLS)]
+    logs = [logged_call(session, staged[index % len(staged)]) for index in range(CALLS)]
     usual = statistics.mode(len(log) for log in logs)
     return [
         replace(same[0], seconds=min(each.seconds for each in same))
@@ -121,8 +117,12 @@ def logged(session: TorchSession, staged: Sequence[Any]) -> list[Primitive]:
     ]
 
 
-def _logged_call(session: TorchSession, staged: Any) -> list[Primitive]:
+def logged_call(session: TorchSession, staged: Any) -> list[Primitive]:
+    """The oneDNN primitives of one call, in order; none where PyTorch has no oneDNN."""
     import torch
+
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return []
 
     library = ctypes.CDLL(None)
     library.fflush(None)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Signature
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Profile, Signature
 
 
 class AotInductor(Backend):
@@ -126,3 +126,9 @@ class AotInductor(Backend):
         from mnv3_bench.backends import _torch_explain
 
         return _torch_explain.compiled(self.load(directory, threads, "cpu"), calls)
+
+    def profile(self, directory: Path, threads: int, calls: Sequence[Arrays], folder: Path) -> Profile:
+        """oneDNN's own log."""
+        from mnv3_bench.backends import _torch_profile
+
+        return _torch_profile.logged(self.load(directory, threads, "cpu"), calls, folder)

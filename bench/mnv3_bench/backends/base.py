@@ -172,6 +172,41 @@ class Explanation:
     forth, parts that were not delegated, emulated arithmetic."""
 
 
+class OperatorTime(msgspec.Struct, frozen=True, kw_only=True):
+    """One operator of a loaded artifact, timed by its runtime's profiler."""
+
+    name: str
+    """As the runtime calls this one."""
+    operation: str
+    """As the runtime calls what it does; where it tells, with the implementation that it chose."""
+    seconds: tuple[float, ...]
+    """Of one call, once a repeat."""
+    precision: str | None = None
+    module: str | None = None
+    """Path in the builder's network, where it is known and need not be found by order."""
+    output_shape: tuple[int, ...] | None = None
+    """Batch left out."""
+    bytes: int | None = None
+    """Read and written by one call, where the runtime tells."""
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """A loaded artifact's time by operator."""
+
+    by: str
+    """The runtime's means, in words."""
+    operators: tuple[OperatorTime, ...]
+    """In the order they run."""
+    plain: tuple[float, ...]
+    """Seconds of calls without the profiler, in turns with those below."""
+    profiled: tuple[float, ...]
+    """Seconds of calls under it; empty where its calls cannot be timed apart."""
+    complete: bool
+    """Whether the runtime tells the time of everything that it runs."""
+    trace: str | None = None
+    """A file in Chrome's trace format that the runtime itself wrote, in the folder that was given."""
+
+
 class Session(Protocol):
     """A loaded artifact. `run` alone is timed."""
 
@@ -282,5 +317,28 @@ class Backend(ABC):
 
         Returns:
             None when the runtime cannot tell.
+        """
+        return None
+
+    def profile(
+        self,
+        directory: Path,  # noqa: ARG002
+        threads: int,  # noqa: ARG002
+        calls: Sequence[Arrays],  # noqa: ARG002
+        folder: Path,  # noqa: ARG002
+    ) -> Profile | None:
+        """Time every operator of an artifact with the runtime's own means, beside calls without them.
+
+        Args:
+            directory: the artifact.
+            threads: of the cell.
+            calls: inputs of several calls, gone round.
+            folder: where a trace may be written.
+
+        Returns:
+            None when the runtime has no means.
+
+        Raises:
+            BackendError: its means cannot be used here, with the reason.
         """
         return None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Profile
 
 FUNCTION = "compiled.bin"
 KERNELS = "kernels"
@@ -122,6 +122,14 @@ class Compile(Backend):
         from mnv3_bench.backends import _torch_explain
 
         return _torch_explain.operators(self.load(directory, threads, "cpu"), calls, generates=True)
+
+    def profile(self, directory: Path, threads: int, calls: Sequence[Arrays], folder: Path) -> Profile:
+        """PyTorch's profiler, shown the generated kernels by their names."""
+        from mnv3_bench.backends import _torch_profile
+
+        session = self.load(directory, threads, "cpu")
+        with _torch_profile.kernels_named(_inductor.generated()):
+            return _torch_profile.operators(session, calls, folder)
 
 
 def _line(error: Exception) -> str:

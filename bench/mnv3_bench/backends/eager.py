@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Signature
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Profile, Signature
 
 
 class Eager(Backend):
@@ -69,3 +69,9 @@ class Eager(Backend):
         from mnv3_bench.backends import _torch_explain
 
         return _torch_explain.operators(self.load(directory, threads, "cpu"), calls)
+
+    def profile(self, directory: Path, threads: int, calls: Sequence[Arrays], folder: Path) -> Profile:
+        """PyTorch's profiler, operator by operator."""
+        from mnv3_bench.backends import _torch_profile
+
+        return _torch_profile.operators(self.load(directory, threads, "cpu"), calls, folder)

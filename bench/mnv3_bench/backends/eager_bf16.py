@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Profile
 
 
 class EagerBf16(Backend):
@@ -78,3 +78,9 @@ class EagerBf16(Backend):
         from mnv3_bench.backends import _torch_explain
 
         return _torch_explain.operators(self.load(directory, threads, "cpu"), calls)
+
+    def profile(self, directory: Path, threads: int, calls: Sequence[Arrays], folder: Path) -> Profile:
+        """PyTorch's profiler, operator by operator."""
+        from mnv3_bench.backends import _torch_profile
+
+        return _torch_profile.operators(self.load(directory, threads, "cpu"), calls, folder, precision="bf16")

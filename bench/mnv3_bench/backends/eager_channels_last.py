@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Profile
 
 LAYOUT = Switch("layout", ("channels-last", "contiguous"), "memory format of images and weights")
 SOURCES = (
@@ -60,3 +60,9 @@ class EagerChannelsLast(Backend):
         from mnv3_bench.backends import _torch_explain
 
         return _torch_explain.operators(self.load(directory, threads, "cpu"), calls)
+
+    def profile(self, directory: Path, threads: int, calls: Sequence[Arrays], folder: Path) -> Profile:
+        """PyTorch's profiler, operator by operator."""
+        from mnv3_bench.backends import _torch_profile
+
+        return _torch_profile.operators(self.load(directory, threads, "cpu"), calls, folder)

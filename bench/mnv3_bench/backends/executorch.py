@@ -12,6 +12,7 @@ from mnv3_bench.backends import (
     _executorch_explain,
     _executorch_file,
     _executorch_lower,
+    _executorch_profile,
     _torch,
 )
 from mnv3_bench.backends._artifact import About
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Signature
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Profile, Signature
 
 
 class ExecuTorch(Backend):
@@ -91,6 +92,10 @@ class ExecuTorch(Backend):
     def explain(self, directory: Path, threads: int, calls: Sequence[Arrays]) -> Explanation:
         """Time by operator, and what was not delegated."""
         return _executorch_explain.explain(directory, threads, calls)
+
+    def profile(self, directory: Path, threads: int, calls: Sequence[Arrays], folder: Path) -> Profile:  # noqa: ARG002
+        """The event tracer, operator by operator."""
+        return _executorch_profile.profile(directory, threads, calls)
 
 
 def _take(preparation: Preparation) -> Facts:

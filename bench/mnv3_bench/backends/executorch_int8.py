@@ -8,6 +8,7 @@ from mnv3_bench.backends import (
     _executorch,
     _executorch_explain,
     _executorch_lower,
+    _executorch_profile,
     _layers,
     _pt2e,
     _torch,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Profile
 
 
 class ExecuTorchInt8(Backend):
@@ -112,6 +113,10 @@ class ExecuTorchInt8(Backend):
     def explain(self, directory: Path, threads: int, calls: Sequence[Arrays]) -> Explanation:
         """Time by operator, and what was not delegated or not quantized."""
         return _executorch_explain.explain(directory, threads, calls)
+
+    def profile(self, directory: Path, threads: int, calls: Sequence[Arrays], folder: Path) -> Profile:  # noqa: ARG002
+        """The event tracer, operator by operator."""
+        return _executorch_profile.profile(directory, threads, calls)
 
 
 def _quantize(

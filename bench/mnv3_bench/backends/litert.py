@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mnv3_bench.backends import _litert, _litert_explain
+from mnv3_bench.backends import _litert, _litert_explain, _litert_profile
 from mnv3_bench.backends.base import Backend, BackendInfo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Signature
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Profile, Signature
 
 
 class LiteRt(Backend):
@@ -52,3 +52,7 @@ class LiteRt(Backend):
     def explain(self, directory: Path, threads: int, calls: Sequence[Arrays]) -> Explanation:
         """LiteRT's profiler, and which operators XNNPACK did not take."""
         return _litert_explain.explain(directory, threads, calls)
+
+    def profile(self, directory: Path, threads: int, calls: Sequence[Arrays], folder: Path) -> Profile:  # noqa: ARG002
+        """LiteRT's profiler, kernel by kernel."""
+        return _litert_profile.profile(directory, threads, calls)

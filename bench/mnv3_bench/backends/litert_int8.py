@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnv3_bench.backends import _layers, _litert, _litert_explain
+from mnv3_bench.backends import _layers, _litert, _litert_explain, _litert_profile
 from mnv3_bench.backends._onnx import quiet
 from mnv3_bench.backends.base import Backend, BackendError, BackendInfo, Switch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mnv3_bench.backends.base import Array, Arrays, Explanation, Facts, Preparation
+    from mnv3_bench.backends.base import Array, Arrays, Explanation, Facts, Preparation, Profile
 
 RECIPES = {"static": "static_wi8_ai8", "dynamic": "dynamic_wi8_afp32", "weight-only": "weight_only_wi8_afp32"}
 """ai-edge-quantizer's names (https://github.com/google-ai-edge/ai-edge-quantizer)."""
@@ -121,6 +121,10 @@ class LiteRtInt8(Backend):
     def explain(self, directory: Path, threads: int, calls: Sequence[Arrays]) -> Explanation:
         """LiteRT's profiler, and which operators XNNPACK did not take."""
         return _litert_explain.explain(directory, threads, calls)
+
+    def profile(self, directory: Path, threads: int, calls: Sequence[Arrays], folder: Path) -> Profile:  # noqa: ARG002
+        """LiteRT's profiler, kernel by kernel."""
+        return _litert_profile.profile(directory, threads, calls)
 
 
 def _quantize(

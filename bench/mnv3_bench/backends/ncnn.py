@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import subprocess
 from collections import Counter
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mnv3_bench.backends import _pacing
 from mnv3_bench.backends._artifact import About
-from mnv3_bench.backends.base import Backend, BackendError, BackendInfo
+from mnv3_bench.backends.base import Backend, BackendError, BackendInfo, OperatorTime, Profile
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from mnv3_bench.backends.base import Arrays, Facts, Preparation
@@ -95,6 +98,33 @@ class Ncnn(Backend):
             raise BackendError("ncnn cannot read the artifact; prepare it again, for example with --cold")
         return NcnnSession(net, about)
 
+    def profile(self, directory: Path, threads: int, calls: Sequence[Arrays], folder: Path) -> Profile:  # noqa: ARG002
+        """Layer by layer: each is timed by asking an extractor for its output once it has the outputs before.
+
+        ncnn's own profiler is a compile option that its package leaves out. What asking itself takes is taken off: the
+        time of asking again for what is there.
+        """
+        session = self.load(directory, threads, "cpu")
+        staged = [session.stage(inputs) for inputs in calls]
+        _pacing.warm_up(session.run, staged)
+        layers = [layer for layer in session.net.layers() if layer.type != "Input"]
+        told = [(layer.name, layer.type) for layer in layers]
+        times: list[list[float]] = []
+        plain, under = _pacing.in_turns(
+            session.run, lambda images: times.append(session.layer_seconds(layers, images)), staged
+        )
+        session.close()
+        return Profile(
+            by=f"successive outputs asked of ncnn's extractor, {len(under)} calls",
+            operators=tuple(
+                OperatorTime(name=name, operation=kind, seconds=seconds, precision=self.info.precision)
+                for (name, kind), seconds in zip(told, zip(*times, strict=True), strict=True)
+            ),
+            plain=plain,
+            profiled=under,
+            complete=True,
+        )
+
 
 class NcnnSession:
     """One network; an extractor a call, as ncnn's documentation has it."""
@@ -126,6 +156,19 @@ class NcnnSession:
             found.append([extractor.extract(name) for name in self.gives])
         return found
 
+    def layer_seconds(self, layers: Sequence[Any], staged: Any) -> list[float]:
+        """Seconds of every layer, all images of the batch together."""
+        found = [0.0] * len(layers)
+        for image in staged:
+            extractor = self.net.create_extractor()
+            ask = partial(_ask, extractor)
+            for name, matrix in image:
+                extractor.input(name, matrix)
+            for place, layer in enumerate(layers):
+                computing, there = (_pacing.seconds(ask, layer.tops[0]) for _ in range(2))
+                found[place] += max(0.0, computing - there)
+        return found
+
     def fetch(self, output: Any) -> Arrays:
         """Copies of the outputs, with the batch they are one of.
 
@@ -152,6 +195,11 @@ class NcnnSession:
     def close(self) -> None:
         """Drop the network."""
         self.net.clear()
+
+
+def _ask(extractor: Any, blob: int) -> None:
+    """Have a layer's output computed. It stays as it is (1), and is not kept, so that the next layer may work on it."""
+    extractor.extract(blob, 1)
 
 
 def _trace(preparation: Preparation, path: Path) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Signature
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Profile, Signature
 
 
 class OnnxRuntime(Backend):
@@ -57,3 +57,9 @@ class OnnxRuntime(Backend):
         from mnv3_bench.backends import _ort_explain
 
         return _ort_explain.explain(directory, threads, self.settings, calls)
+
+    def profile(self, directory: Path, threads: int, calls: Sequence[Arrays], folder: Path) -> Profile:  # noqa: ARG002
+        """ONNX Runtime's profiler, node by node."""
+        from mnv3_bench.backends import _ort_profile
+
+        return _ort_profile.profile(directory, threads, self.settings, calls)

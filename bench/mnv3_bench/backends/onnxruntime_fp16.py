@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Profile
 
 
 class OnnxRuntimeFp16(Backend):
@@ -84,6 +84,12 @@ class OnnxRuntimeFp16(Backend):
         every = sum(operator.count for operator in found.operators)
         reason = f"{every - half} of {every} operators do not compute in fp16: ONNX Runtime has no such kernel here"
         return replace(found, reasons=(*found.reasons, reason)) if half < every else found
+
+    def profile(self, directory: Path, threads: int, calls: Sequence[Arrays], folder: Path) -> Profile:  # noqa: ARG002
+        """ONNX Runtime's profiler, node by node."""
+        from mnv3_bench.backends import _ort_profile
+
+        return _ort_profile.profile(directory, threads, self.settings, calls)
 
 
 def _has_cuda_build() -> bool:

@@ -13,7 +13,7 @@ from mnv3_bench.backends.base import Backend, BackendInfo
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Profile
 
 COVERED = ("MatMul", "Gemm")
 
@@ -95,3 +95,9 @@ class OnnxRuntimeInt8Dynamic(Backend):
         from mnv3_bench.backends import _ort_explain
 
         return _ort_explain.explain(directory, threads, self.settings, calls)
+
+    def profile(self, directory: Path, threads: int, calls: Sequence[Arrays], folder: Path) -> Profile:  # noqa: ARG002
+        """ONNX Runtime's profiler, node by node."""
+        from mnv3_bench.backends import _ort_profile
+
+        return _ort_profile.profile(directory, threads, self.settings, calls)

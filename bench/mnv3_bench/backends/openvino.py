@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from mnv3_bench.backends import _openvino, _openvino_convert, _openvino_explain
+from mnv3_bench.backends import _openvino, _openvino_convert, _openvino_explain, _openvino_profile
 from mnv3_bench.backends._artifact import About
 from mnv3_bench.backends.base import Backend, BackendInfo
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Signature
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Profile, Signature
 
 
 class OpenVino(Backend):
@@ -67,6 +67,10 @@ class OpenVino(Backend):
             pinning=self._pinning,
             reduced=self.info.precision != "fp32",
         )
+
+    def profile(self, directory: Path, threads: int, calls: Sequence[Arrays], folder: Path) -> Profile:  # noqa: ARG002
+        """The plugin's counters, operator by operator."""
+        return _openvino_profile.profile(directory, threads, calls, self.arithmetic, pinning=self._pinning)
 
     @property
     def _pinning(self) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Profile
 
 STATE = "quantized.pt"
 
@@ -85,6 +85,12 @@ class QuantizedDynamic(Backend):
         from mnv3_bench.backends import _torch_explain
 
         return _torch_explain.operators(self.load(directory, threads, "cpu"), calls)
+
+    def profile(self, directory: Path, threads: int, calls: Sequence[Arrays], folder: Path) -> Profile:
+        """PyTorch's profiler, operator by operator."""
+        from mnv3_bench.backends import _torch_profile
+
+        return _torch_profile.operators(self.load(directory, threads, "cpu"), calls, folder)
 
 
 def _quantize(model: nn.Module, kept: Sequence[str]) -> nn.Module:

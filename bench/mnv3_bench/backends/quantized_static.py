@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Profile
 
 _WEIGHTED = ("conv2d", "linear")
 
@@ -129,6 +129,12 @@ class QuantizedStatic(Backend):
         left = About.read(directory).facts.get("fp32 operators")
         reason = f"the quantizer leaves these operators in fp32, except for those that are fused into others: {left}"
         return replace(found, reasons=(*found.reasons, reason))
+
+    def profile(self, directory: Path, threads: int, calls: Sequence[Arrays], folder: Path) -> Profile:
+        """oneDNN's own log."""
+        from mnv3_bench.backends import _torch_profile
+
+        return _torch_profile.logged(self.load(directory, threads, "cpu"), calls, folder)
 
 
 def _quantize(

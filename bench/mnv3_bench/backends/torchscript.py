@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation
+    from mnv3_bench.backends.base import Arrays, Explanation, Facts, Preparation, Profile
 
 SCRIPT = "model.ts"
 _FROM_SCALAR_TYPE = {
@@ -157,6 +157,12 @@ class TorchScript(Backend):
         from mnv3_bench.backends import _torch_explain
 
         return _torch_explain.operators(self.load(directory, threads, "cpu"), calls)
+
+    def profile(self, directory: Path, threads: int, calls: Sequence[Arrays], folder: Path) -> Profile:
+        """PyTorch's profiler, operator by operator."""
+        from mnv3_bench.backends import _torch_profile
+
+        return _torch_profile.operators(self.load(directory, threads, "cpu"), calls, folder)
 
 
 def _read(file: Path, device: Any) -> Any:

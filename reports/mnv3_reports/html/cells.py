@@ -93,6 +93,7 @@ def _detail(summary: Summary, record: CellRecord, blocks: list[Block]) -> dict[s
             [plain(each.name), each.count, each.seconds, plain(each.precision or "")]
             for each in (record.explained.operators if record.explained is not None else ())
         ],
+        "layers": _layers(record),
         "reasons": [
             plain(text) for text in (record.explained.reasons if record.explained is not None else ())
         ],
@@ -106,6 +107,24 @@ def _detail(summary: Summary, record: CellRecord, blocks: list[Block]) -> dict[s
         if failure is not None
         else None,
     }
+
+
+def _layers(record: CellRecord) -> list[list[Any]]:
+    """Profiled operators in their order, as [operation, module, kind, microseconds, share, fused modules]."""
+    profile = record.profiled
+    if profile is None or not profile.plain_seconds:
+        return []
+    return [
+        [
+            plain(each.operation),
+            plain(each.module),
+            each.kind,
+            float(f"{each.seconds * 1e6:.4g}"),
+            float(f"{each.seconds / profile.plain_seconds:.4g}"),
+            ", ".join(map(plain, each.contains)),
+        ]
+        for each in profile.operators
+    ]
 
 
 def _turn(number: int, block: Block) -> list[Any]:

@@ -172,6 +172,7 @@
       draw(chart, { light: turns(cell, "light"), dark: turns(cell, "dark") });
     }
     if (cell.operators.length) place.append(element("h3", "Where the time goes"), element("p", `By ${cell.by}.`), profile(cell.operators));
+    if (cell.layers.length) place.append(element("h3", "Operators, in the order they run"), layers(cell.layers));
     for (const reason of cell.reasons) place.append(element("p", `${reason}.`));
     if (Object.keys(cell.facts).length) place.append(element("h3", "What the backend says it did"), list(Object.entries(cell.facts)));
     place.scrollIntoView({ block: "start" });
@@ -200,22 +201,45 @@
 
   function profile(operators) {
     const total = operators.reduce((sum, [, , seconds]) => sum + (seconds || 0), 0);
+    const headings = [["operator", "left"], ["count", "right"], ["share of profiled time", "right"], ["", "left"], ["precision", "left"]];
+    return sortable(headings, operators.map(([name, count, seconds, precision]) => {
+      const share = seconds !== null && total > 0 ? seconds / total : null;
+      return [name, count, percent(share), bar(share), precision || "not told"];
+    }));
+  }
+
+  function layers(operators) {
+    const headings = [["place", "right"], ["operator", "left"], ["module", "left"], ["kind", "left"], ["µs", "right"],
+      ["share of the call", "right"], ["", "left"], ["also computes", "left"]];
+    return sortable(headings, operators.map(([operation, module, kind, micros, share, contains], place) => (
+      [place + 1, operation, module || "not told", kind, micros, percent(share), bar(share), contains || "–"])));
+  }
+
+  function percent(share) {
+    return share === null ? "–" : `${(100 * share).toFixed(1)} %`;
+  }
+
+  function bar(share) {
+    return share === null ? "" : element("span", null, { class: "share", style: `width:${(100 * Math.min(1, share)).toFixed(1)}px` });
+  }
+
+  function sortable(headings, rows) {
     const made = element("table", null, { class: "sortable" });
     const head = made.createTHead().insertRow();
-    for (const [title, align] of [["operator", "left"], ["count", "right"], ["share of profiled time", "right"], ["", "left"], ["precision", "left"]]) {
+    for (const [title, align] of headings) {
       const cell = element("th", null, { scope: "col", class: align });
       cell.append(element("button", title, { type: "button" }));
       cell.addEventListener("click", () => sort(cell, cell.cellIndex));
       head.append(cell);
     }
     const body = made.createTBody();
-    for (const [name, count, seconds, precision] of operators) {
+    for (const values of rows) {
       const row = body.insertRow();
-      const share = seconds !== null && total > 0 ? (100 * seconds) / total : null;
-      const bar = element("td");
-      if (share !== null) bar.append(element("span", null, { class: "share", style: `width:${share.toFixed(1)}px` }));
-      row.append(element("td", name), element("td", count, { class: "right" }),
-        element("td", share === null ? "–" : `${share.toFixed(1)} %`, { class: "right" }), bar, element("td", precision || "not told"));
+      values.forEach((value, place) => {
+        const cell = element("td", null, { class: headings[place][1] });
+        cell.append(value);
+        row.append(cell);
+      });
     }
     const wide = element("div", null, { class: "wide" });
     wide.append(made);
