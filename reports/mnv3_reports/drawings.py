@@ -6,7 +6,7 @@ import html
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from mnv3_reports import charts, memory_chart, pareto, scaling, scaling_chart, sensitivity
+from mnv3_reports import charts, memory_chart, pareto, roofline, scaling, scaling_chart, sensitivity, units
 from mnv3_reports.escaping import inline, plain
 
 if TYPE_CHECKING:
@@ -70,6 +70,13 @@ def drawings(summary: Summary) -> Iterator[Drawing]:
             "sensitivity" if len(scans) == 1 else f"sensitivity-{number + 1}",
             f"Sensitivity to int8 by layer, {scan.variant}",
             partial(sensitivity.sensitivity_chart, summary, scan),
+        )
+    threads = sorted({roofs.threads for roofs in summary.run.roofs})
+    for number in threads:
+        yield from _drawing(
+            "roofline" if len(threads) == 1 else f"roofline-threads{number}",
+            f"Roofline, {units.counted(number, 'thread')}",
+            partial(roofline.roofline_chart, summary, number),
         )
     yield from _drawing(
         "memory",

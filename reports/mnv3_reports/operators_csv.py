@@ -11,7 +11,18 @@ if TYPE_CHECKING:
 
 OPERATORS = "operators.csv"
 FIELDS = (
-    *("network", "backend", "threads", "batch", "resolution", "place", "operator", "operation", "kind", "module"),
+    *(
+        "network",
+        "backend",
+        "threads",
+        "batch",
+        "resolution",
+        "place",
+        "operator",
+        "operation",
+        "kind",
+        "module",
+    ),
     *("contains", "precision", "seconds", "lower", "upper", "share", "macs", "bytes", "output_shape"),
 )
 """Times are in seconds of one call (median and quartiles over repeats), `share` is of the unprofiled call; `contains`

@@ -200,7 +200,7 @@ def test_int8_is_multiplied_by_onednn_in_8_bits(capfd: pytest.CaptureFixture[str
         pytest.skip(way)
     with torch.inference_mode():
         call: Any = way.prepare(256)
-        with mkldnn.verbose(mkldnn.VERBOSE_ON):
+        with mkldnn.verbose(mkldnn.VERBOSE_ON):  # type: ignore[no-untyped-call]
             call()
     executed = [line for line in capfd.readouterr().out.splitlines() if ",exec," in line]
     assert executed
@@ -224,7 +224,7 @@ def test_the_quantized_product_is_right() -> None:
 def test_without_a_compiler_pytorch_measures_the_last_levels(
     small_memory: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bandwidth.shutil, "which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     found = bandwidth.measure(1, 0.1)
     assert 1 <= len(found.roofs) <= 2
     assert found.roofs[-1].name == "memory"

@@ -107,6 +107,7 @@ def test_the_writer_links_the_charts_it_wrote(tmp_path: Path, threads: tuple[int
     expected = ["latency.svg", "pareto.svg"]
     if len(threads) == 2:
         expected = [f"{kind}-cpu-threads{n}-batch1-224.svg" for kind in ("latency", "pareto") for n in (1, 2)]
+        expected.append("scaling-threads.svg")
     dark = [name.replace(".svg", "-dark.svg") for name in expected]
     assert names == sorted([*expected, *dark, "report.html", "report.md"])
     report = (tmp_path / "report.md").read_text()

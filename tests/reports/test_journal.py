@@ -142,8 +142,8 @@ def test_a_write_that_fails_halfway_leaves_the_earlier_lines(
         (b"hello\nworld\n", "is no mnv3-bench journal"),
         (b'{"type":"note","text":"x"}\n', "is no mnv3-bench journal"),
         (b'{"type":"ended","schema":1}\n', "is no mnv3-bench journal"),
-        (b'{"type":"started","schema":99}\n', "schema 99, this mnv3-bench reads schema 1 to 3; update"),
-        (b'{"type":"started","schema":0}\n', "reads schema 1 to 3; no version has ever written it"),
+        (b'{"type":"started","schema":99}\n', "schema 99, this mnv3-bench reads schema 1 to 4; update"),
+        (b'{"type":"started","schema":0}\n', "reads schema 1 to 4; no version has ever written it"),
         (b'{"type":"started","schema":1}\n', "damaged in line 1"),
     ],
 )

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from reports import factory
 
+from mnv3_reports import memory, scaling
 from mnv3_reports.drawings import Picture
 from mnv3_reports.markdown import report_text
 from mnv3_reports.record import Cell, Note, OperatorCost, Run, RunResumed, Skipped
@@ -353,7 +354,8 @@ def test_every_dash_is_explained(run: Run) -> None:
 
 
 def test_the_sections_come_in_order(run: Run) -> None:
-    headings = re.findall(r"^#+ .*", report_text(Summary(run)), flags=re.M)
+    summary = Summary(run)
+    headings = re.findall(r"^#+ .*", report_text(summary), flags=re.M)
     expected = [
         "# MobileNet benchmark" if not run.header.request.models else "# ",
         "## Charts",
@@ -364,6 +366,8 @@ def test_the_sections_come_in_order(run: Run) -> None:
         *(["## Ablation"] if run.header.request.ablated else []),
         *(["## Tuned forms"] if run.tuned or run.header.request.tune else []),
         *(["## Why"] if any(record.explained for record in run.cells.values()) else []),
+        *(["## Memory"] if list(memory.section(summary)) else []),
+        *(["## Scaling"] if any(scaling.sweeps(summary, axis) for axis in scaling.AXES) else []),
         "## What the networks are made of",
         "## Published figures",
         "## Failures and skips",

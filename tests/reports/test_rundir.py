@@ -122,7 +122,7 @@ def test_other_directories_are_refused_in_one_line(tmp_path: Path) -> None:
     write_run(other, tmp_path / "foreign")
     (tmp_path / "foreign" / RUN).write_text('{"name": "package"}')
     write_run(other, tmp_path / "newer")
-    (tmp_path / "newer" / RUN).write_text('{"header": {"schema": 4}}')
+    (tmp_path / "newer" / RUN).write_text('{"header": {"schema": 5}}')
     write_run(other, tmp_path / "damaged")
     (tmp_path / "damaged" / SAMPLES).write_bytes(b"PAR1 not really PAR1")
     (tmp_path / "torn").mkdir()
@@ -133,7 +133,7 @@ def test_other_directories_are_refused_in_one_line(tmp_path: Path) -> None:
         "half": "copy the whole run directory",
         "mixed": "mixes two runs",
         "foreign": "is not the record of a run",
-        "newer": "schema 4, this mnv3-bench reads schema 1 to 3; update",
+        "newer": "schema 5, this mnv3-bench reads schema 1 to 4; update",
         "damaged": "does not hold samples",
         "torn": "nothing was recorded",
     }
@@ -195,7 +195,7 @@ def test_a_run_of_the_first_version_is_read_and_reported(tmp_path: Path, without
         jsonschema.Draft202012Validator(schema.json_schema()).validate(
             json.loads((tmp_path / RUN).read_text())
         )
-        assert b'"schema": 3' in (tmp_path / RUN).read_bytes()
+        assert b'"schema": 4' in (tmp_path / RUN).read_bytes()
 
 
 @pytest.mark.parametrize("without", [None, journal.NAME])
@@ -218,7 +218,33 @@ def test_a_run_of_the_second_version_is_read_and_reported(tmp_path: Path, withou
         jsonschema.Draft202012Validator(schema.json_schema()).validate(
             json.loads((tmp_path / RUN).read_text())
         )
-        assert b'"schema": 3' in (tmp_path / RUN).read_bytes()
+        assert b'"schema": 4' in (tmp_path / RUN).read_bytes()
+
+
+@pytest.mark.parametrize("without", [None, journal.NAME])
+def test_a_run_of_the_third_version_is_read_and_reported(tmp_path: Path, without: str | None) -> None:
+    """Written by the code of that version: a network trained for the run, latency and accuracy."""
+    old = Path(__file__).parent / "record-v3"
+    for file in (journal.NAME, RUN, SAMPLES):
+        if file != without:
+            (tmp_path / file).write_bytes((old / file).read_bytes())
+    assert b'"schema": 3' in (tmp_path / RUN).read_bytes()
+    run = load_run(tmp_path)
+    assert run.header.schema == SCHEMA_VERSION
+    assert (len(run.cells), len(run.blocks), len(run.trained)) == (2, 6, 1)
+    assert (run.roofs, run.activations) == ([], [])
+    complexity = run.variants[0].complexity
+    assert complexity is not None
+    assert {(layer.role, layer.input_shape) for layer in complexity.layers} == {("", ())}
+    write_report(tmp_path, with_charts=False)
+    report = (tmp_path / "report.md").read_text()
+    assert "99.6 [98.4, 99.9]" in report
+    assert "Where the time goes" not in report
+    if without is None:
+        jsonschema.Draft202012Validator(schema.json_schema()).validate(
+            json.loads((tmp_path / RUN).read_text())
+        )
+        assert b'"schema": 4' in (tmp_path / RUN).read_bytes()
 
 
 @pytest.mark.parametrize("make", [factory.tuned_run, factory.own_run])

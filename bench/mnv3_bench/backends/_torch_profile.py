@@ -172,13 +172,29 @@ def _usual(sequences: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 
 def _modules(session: TorchSession, given: Any) -> list[tuple[str, str]]:
     """Each operator of a call and the innermost module that calls it; nothing where none can be asked."""
+    network = session.call
+    if not _has_modules(network):
+        return []
+    with _annotated(network), _profiler() as profiler:
+        session.run(given)
+    return [
+        (event.name, next((outer.name.removeprefix(_MODULE) for outer in _around(event)), ""))
+        for event in _called(profiler)
+    ]
+
+
+def _has_modules(network: Any) -> bool:
+    """Whether modules are called: a script or an exported program has only a graph."""
     from torch import fx, jit, nn
+
+    return isinstance(network, nn.Module) and not isinstance(network, jit.ScriptModule | fx.GraphModule)
+
+
+@contextmanager
+def _annotated(network: Any) -> Iterator[None]:
+    """While open, PyTorch's profiler sees which module runs, where there are modules."""
     from torch.profiler import record_function
 
-    network = session.call
-    # A script or an exported program has no modules that are called, only a graph.
-    if not isinstance(network, nn.Module) or isinstance(network, jit.ScriptModule | fx.GraphModule):
-        return []
     open_ranges: list[Any] = []
 
     def enter(name: str) -> Any:
@@ -193,15 +209,10 @@ def _modules(session: TorchSession, given: Any) -> list[tuple[str, str]]:
         open_ranges.pop().__exit__(None, None, None)
 
     with ExitStack() as hooks:
-        for name, module in network.named_modules():
+        for name, module in network.named_modules() if _has_modules(network) else ():
             hooks.enter_context(module.register_forward_pre_hook(enter(name)))
             hooks.enter_context(module.register_forward_hook(leave))
-        with _profiler() as profiler:
-            session.run(given)
-    return [
-        (event.name, next((outer.name.removeprefix(_MODULE) for outer in _around(event)), ""))
-        for event in _called(profiler)
-    ]
+        yield
 
 
 def _operation(event: Any) -> str:
@@ -226,13 +237,17 @@ def _trace(session: TorchSession, staged: Sequence[Any], path: Path) -> None:
     """Write a trace of a few calls with shapes, memory and FLOPs."""
     from torch.profiler import schedule
 
-    with _profiler(
-        record_shapes=True,
-        profile_memory=True,
-        with_flops=True,
-        schedule=schedule(wait=0, warmup=1, active=TRACED),
-        on_trace_ready=lambda profiler: profiler.export_chrome_trace(str(path)),
-    ) as profiler:
+    steps = schedule(wait=0, warmup=1, active=TRACED, repeat=1)
+    with (
+        _annotated(session.call),
+        _profiler(
+            record_shapes=True,
+            profile_memory=True,
+            with_flops=True,
+            schedule=steps,
+            on_trace_ready=lambda profiler: profiler.export_chrome_trace(str(path)),
+        ) as profiler,
+    ):
         for step in range(1 + TRACED):
             session.run(staged[step % len(staged)])
             profiler.step()

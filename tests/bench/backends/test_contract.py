@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from mnv3_bench.backends import BACKENDS, get_backend, missing
+from mnv3_bench.backends import BACKENDS, _openvino_profile, _pacing, get_backend, missing
 from mnv3_bench.backends.base import Preparation
+from mnv3_bench.complexity import count
 from mnv3_bench.inputs import images
+from mnv3_bench.profiling.attribution import attribute
 from mnv3_reports.record import Scalar, TensorSpec
 
 if TYPE_CHECKING:
@@ -77,6 +79,7 @@ class Seen:
     reference: np.ndarray
     changed: set[str]
     inductor_files: list[str]
+    artifact: Path
 
 
 @pytest.fixture(
@@ -169,6 +172,7 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         reference=reference,
         changed={file for file in before | after if before.get(file) != after.get(file)},
         inductor_files=[path.name for path in inductor.rglob("*") if path.is_file()],
+        artifact=moved,
     )
 
 
@@ -243,6 +247,30 @@ def test_nothing_stays_after_it_is_closed(seen: Seen) -> None:
     marks = seen.report["resident_bytes"]
     if marks:
         assert marks[-1] - marks[0] < LEAK * (seen.case.loads - seen.case.loads // 10), marks
+
+
+def test_a_profile_puts_every_layer_to_an_operator(
+    seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_pacing, "REPEATS", 4)
+    monkeypatch.setattr(_pacing, "WARM_UP_SECONDS", 0.0)
+    monkeypatch.setattr(_openvino_profile, "LOADS", 2)
+    batch = seen.case.batch
+    calls = [(images(0, "tuning", RESOLUTION, batch),)]
+    found = get_backend(seen.report["backend"]).profile(seen.artifact, seen.case.threads, calls, tmp_path)
+    assert found is not None
+    counted = count(network(seen.case.variant), calls[0])
+    profiled = attribute(found, counted.layers, "cell", batch)
+    assert profiled.unmatched == ""
+    assert sum(operator.macs for operator in profiled.operators) == counted.macs * batch
+    computed = [operator.module for operator in profiled.operators if operator.macs]
+    assert computed == [layer.name for layer in counted.layers if layer.macs]
+    kinds = {operator.kind for operator in profiled.operators}
+    assert kinds >= {"convolution", "depthwise", "pointwise", "squeeze-excitation", "linear"}
+    assert all(0 <= each.lower <= each.seconds <= each.upper for each in profiled.operators)
+    assert sum(operator.seconds for operator in profiled.operators) > 0
+    assert profiled.plain_seconds > 0
+    assert found.trace is None or (tmp_path / found.trace).is_file()
 
 
 def test_facts_are_there(seen: Seen) -> None:
