@@ -179,6 +179,9 @@ def run(
         str | None,
         typer.Option(help="Also write what 'gate --baseline FILE' compares with later to this file."),
     ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="End with a line a cell, as logs want it, also on a terminal.")
+    ] = False,
     resume: Annotated[str | None, typer.Option(help="Go on with an interrupted run from its folder.")] = None,
     cold: Annotated[
         bool | None, typer.Option("--cold", help="Build everything anew instead of using the artifact cache.")
@@ -244,7 +247,7 @@ def run(
     else:
         session = open_run(make_plan(asked), shlex.join(["mnv3-bench", *sys.argv[1:]]))
     code = execute(session)
-    _show(session.run, session.directory)
+    _show(session.run, session.directory, plain=plain)
     if save_baseline is not None and code is ExitCode.INTERRUPTED:
         print("no baseline was written, since the run was interrupted; go on with --resume", file=sys.stderr)
     elif save_baseline is not None:
@@ -267,16 +270,18 @@ def _only_with_resume(asked: Any) -> None:
         )
 
 
-def _show(run: Any, directory: Path) -> None:
+def _show(run: Any, directory: Path, *, plain: bool) -> None:
     from rich.console import Console
 
-    from mnv3_reports.terminal import plain_lines, summary_table
+    from mnv3_reports.terminal import advice_lines, plain_lines, summary_table
 
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and not plain:
         Console().print(summary_table(run))
     else:
         for line in plain_lines(run):
             print(line)
+    for line in advice_lines(run):
+        print(line)
     print(f"report: {directory / 'report.md'}")
 
 

@@ -39,6 +39,8 @@ STOPPED = {
 
 def partial_notice(run: Run) -> str | None:
     """One line when the run is not whole, else None."""
+    if run.lost:
+        return f"DAMAGED: {'; '.join(run.lost)}. The rest of the record is whole."
     if run.finished is None:
         cause = "the run was cut off before its end"
     elif run.finished.status == "partial":

@@ -730,6 +730,8 @@ class Run(msgspec.Struct):
     notes: list[str] = []
     resumed: list[RunResumed] = []
     finished: RunFinished | None = None
+    lost: tuple[str, ...] = ()
+    """What of the record could not be read, and why; the rest of it is whole."""
 
     def add(self, entry: Entry) -> None:
         """Put one entry where it belongs. A later entry about the same thing replaces an earlier one."""

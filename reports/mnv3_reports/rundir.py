@@ -87,6 +87,8 @@ def write_run(run: Run, directory: str | Path) -> list[Path]:
 def load_run(directory: str | Path) -> Run:
     """Read a run: from its journal while that is there, otherwise from `run.json` and `samples.parquet`.
 
+    Without whole samples there are no latencies; `Run.lost` says so, and everything else is there.
+
     The journal comes first because it alone is up to date when a run was cut off, or went on later.
 
     Raises:
@@ -105,10 +107,12 @@ def load_run(directory: str | Path) -> Run:
             f"'{directory}' is no run directory: it has neither {journal.NAME} nor {RUN}; "
             "give the directory that a run printed at its end"
         )
-    if not (directory / SAMPLES).is_file():
-        raise RunDirectoryError(f"'{directory}' has {RUN} but no {SAMPLES}; copy the whole run directory")
     run = _read_document(directory / RUN)
-    run.blocks = _read_samples(directory / SAMPLES)
+    try:
+        run.blocks = _read_samples(directory / SAMPLES)
+    except RunDirectoryError as error:
+        run.lost = (f"no cell has a latency here, since {error}",)
+        return run
     unknown = next((block.cell for block in run.blocks if block.cell not in run.cells), None)
     if unknown is not None:
         raise RunDirectoryError(
@@ -209,6 +213,8 @@ def _read_samples(path: Path) -> list[Block]:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+    if not path.is_file():
+        raise RunDirectoryError(f"there is no '{path}'; copy the whole run directory")
     try:
         table = pq.ParquetFile(path).read().combine_chunks()
         if not len(table):
@@ -219,7 +225,7 @@ def _read_samples(path: Path) -> list[Block]:
         rows = table.select(list(_BLOCK_FACTS))
         facts = pa.concat_tables([rows.slice(0, 1), rows.slice(1).filter(begins)]).to_pylist()
         samples = table["sample_ns"].to_pylist()
-    except (KeyError, pa.ArrowInvalid) as error:
+    except (KeyError, OSError, pa.ArrowInvalid) as error:
         raise RunDirectoryError(f"'{path}' does not hold samples of a run: {error}") from error
     blocks = []
     for fact, begin, end in zip(facts, [0, *ends], ends, strict=False):

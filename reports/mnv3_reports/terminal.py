@@ -9,8 +9,9 @@ from msgspec.structs import replace
 from mnv3_reports import accuracy_tables, tables, units
 from mnv3_reports.accuracy import is_reference
 from mnv3_reports.accuracy_words import alerts, doubts, than_accepted, told
+from mnv3_reports.advice import advice
 from mnv3_reports.compare import BASELINE
-from mnv3_reports.layout import MISSING, to_rich, width
+from mnv3_reports.layout import MISSING, Column, Value, to_rich, width
 from mnv3_reports.provenance import partial_notice
 from mnv3_reports.summary import Summary
 
@@ -19,9 +20,13 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, RenderableType
 
-    from mnv3_reports.layout import Column, Table, Value
+    from mnv3_reports.layout import Table
     from mnv3_reports.record import Run
     from mnv3_reports.tables import CellRow
+
+
+BAR = 17
+"""Columns of the longest bar: as wide as its heading."""
 
 
 class FittingTable:
@@ -93,10 +98,44 @@ def summary_table(run: Run) -> FittingTable:
     rate = tables.throughput(rows)
     both = [accuracy_tables.COMPACT_TOP1, accuracy_tables.COMPACT_DROP]
     accuracy = both if run.evaluation is not None else []
-    columns = [tables.COMPACT_MEDIAN, tables.COMPACT_TO_EAGER, *accuracy, rate, tables.PEAK, tables.SNR]
+    bars = _bars(rows)
+    columns = [tables.COMPACT_MEDIAN, bars, tables.COMPACT_TO_EAGER, *accuracy, rate, tables.PEAK, tables.SNR]
     # What the median says already goes first.
-    left_out = [rate, tables.SNR, tables.PEAK, tables.COMPACT_TO_EAGER, *accuracy]
+    left_out = [rate, bars, tables.SNR, tables.PEAK, tables.COMPACT_TO_EAGER, *accuracy]
     return FittingTable(summary, columns, left_out, plain_lines)
+
+
+def bar(share: float, longest: int) -> str:
+    """A bar of this share of so many columns, in eighths of one."""
+    eighths = round(max(0.0, min(1.0, share)) * longest * 8)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
+def _bars(rows: Sequence[CellRow]) -> Column[CellRow]:
+    """A column of bars: medians, the slowest cell of each network and setting as the longest."""
+    slowest: dict[tuple[str, str], float] = {}
+    for row in rows:
+        if row.statistics is not None:
+            key = row.record.cell.variant, row.record.cell.setting
+            slowest[key] = max(slowest.get(key, 0.0), row.statistics.latency.estimate)
+
+    def value(row: CellRow) -> Value:
+        if row.statistics is None:
+            return Value(MISSING)
+        longest = slowest[row.record.cell.variant, row.record.cell.setting]
+        return Value(bar(row.statistics.latency.estimate / longest, BAR) or "▏")
+
+    return Column("shorter is faster", value, align="left")
+
+
+def advice_lines(run: Run) -> list[str]:
+    """What to ship, in plain sentences; none where there is nothing to choose among."""
+    from markdown_it import MarkdownIt
+
+    written = [
+        token.children or () for token in MarkdownIt().parse(advice(Summary(run))) if token.type == "inline"
+    ]
+    return ["".join(part.content for part in parts if part.content) for parts in written]
 
 
 def accuracy_table(run: Run) -> FittingTable:

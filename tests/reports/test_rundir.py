@@ -113,8 +113,6 @@ def test_the_published_schema_is_the_generated_one() -> None:
 
 def test_other_directories_are_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    write_run(factory.whole_run(epochs=1, rounds=1, calls=1), tmp_path / "half")
-    (tmp_path / "half" / SAMPLES).unlink()
     write_run(factory.whole_run(epochs=1, rounds=1, calls=1), tmp_path / "mixed")
     other = factory.whole_run(factory.request(variants=("v2",), references=()), epochs=1, rounds=1, calls=1)
     write_run(other, tmp_path / "other")
@@ -123,24 +121,41 @@ def test_other_directories_are_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "foreign" / RUN).write_text('{"name": "package"}')
     write_run(other, tmp_path / "newer")
     (tmp_path / "newer" / RUN).write_text('{"header": {"schema": 5}}')
-    write_run(other, tmp_path / "damaged")
-    (tmp_path / "damaged" / SAMPLES).write_bytes(b"PAR1 not really PAR1")
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / journal.NAME).write_bytes(b'{"type":"star')
     expected = {
         "absent": "is no directory",
         "empty": "is no run directory: it has neither journal.jsonl nor run.json",
-        "half": "copy the whole run directory",
         "mixed": "mixes two runs",
         "foreign": "is not the record of a run",
         "newer": "schema 5, this mnv3-bench reads schema 1 to 4; update",
-        "damaged": "does not hold samples",
         "torn": "nothing was recorded",
     }
     for name, message in expected.items():
         with pytest.raises(RunDirectoryError, match=message) as caught:
             load_run(tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [None, 0.0, 0.5, 0.99])
+def test_without_whole_samples_the_rest_is_shown_and_what_is_lost_is_named(
+    tmp_path: Path, kept: float | None
+) -> None:
+    write_run(factory.whole_run(), tmp_path)
+    samples = (tmp_path / SAMPLES).read_bytes()
+    if kept is None:
+        (tmp_path / SAMPLES).unlink()
+    else:
+        (tmp_path / SAMPLES).write_bytes(samples[: int(kept * len(samples))])
+    run = load_run(tmp_path)
+    assert run.blocks == []
+    (lost,) = run.lost
+    assert SAMPLES in lost
+    write_report(tmp_path, with_charts=False)
+    report = (tmp_path / "report.md").read_text()
+    assert report.splitlines()[2].startswith("> **DAMAGED: no cell has a latency here, since ")
+    assert "What the networks are made of" in report
+    assert "DAMAGED: no cell has a latency" in (tmp_path / "report.html").read_text()
 
 
 def test_what_cannot_be_written_leaves_what_was_there(
