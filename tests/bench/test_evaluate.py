@@ -139,6 +139,7 @@ def test_a_cell_that_computes_no_numbers_fails_alone(home: Path, evaluate: Evalu
     assert list(accuracies(run)) == ["fake-well"]
 
 
+@pytest.mark.thorough
 def test_an_exported_file_is_judged_by_its_manifest(home: Path, artifact_cache: Path, tmp_path: Path) -> None:
     environment = {**registered(tmp_path / "fakes"), "MNV3_BENCH_CACHE": str(artifact_cache)}
     exported = bench(

@@ -512,6 +512,7 @@ class TestRequests:
         assert any(line.startswith("pt2 was not exported:") and "no such luck" in line for line in said)
         assert not (tmp_path / "o").exists()
 
+    @pytest.mark.thorough
     def test_of_an_own_network_only_what_is_known_is_said(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -567,6 +568,7 @@ class TestRequests:
             exec(entry["run"], names)
         assert names["y"] == [23]
 
+    @pytest.mark.thorough
     def test_all_means_what_can_be_made_of_the_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

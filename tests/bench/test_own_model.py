@@ -255,6 +255,7 @@ class TestBackends:
         agrees(folder, backend, variant)
 
     @pytest.mark.slow
+    @pytest.mark.thorough
     def test_a_plain_sequential_can_be_compiled_and_saved(self, folder: Path) -> None:
         agrees(folder, "compile", "own_net:tiny")
 

@@ -220,6 +220,7 @@ def test_a_cache_that_cannot_be_written_fails_the_cells_and_says_what_to_set(
     assert os.listdir(tmp_path / "out")  # noqa: PTH208
 
 
+@pytest.mark.thorough
 def test_real_weights_are_used_and_a_foreign_file_fails_only_its_own_network(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
@@ -252,6 +253,7 @@ def test_real_weights_are_used_and_a_foreign_file_fails_only_its_own_network(
     assert "torchvision layout" in facts.weights
 
 
+@pytest.mark.thorough
 def test_without_a_compiler_only_the_cells_that_need_one_fail(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
@@ -313,6 +315,7 @@ def test_a_disk_that_fills_up_stops_the_run_with_a_line_and_keeps_what_was_measu
     assert len(load(tmp_path / "second").blocks) > len(run.blocks)
 
 
+@pytest.mark.thorough
 @pytest.mark.thorough
 def test_a_resumed_run_does_not_forget_wrong_numbers(tmp_path: Path, environment: dict[str, str]) -> None:
     asked = [*SMALL, "--backends", "eager,fake-wrong", "--quick", "--time-budget", "2s", "--output", "out"]

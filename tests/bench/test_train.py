@@ -293,6 +293,7 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_under_torchrun(tmp_path: Path) -> None:
     """One process prints and writes, two compute."""
     with socket.socket() as listener:

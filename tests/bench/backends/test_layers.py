@@ -75,7 +75,10 @@ def test_every_quantizer_keeps_layers() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.thorough] * (name == "executorch-int8")) for name in KEEPING],
+    [
+        pytest.param(name, marks=[pytest.mark.thorough] * (name in ("executorch-int8", "quantized-static")))
+        for name in KEEPING
+    ],
 )
 def test_a_layer_kept_in_float_is_said_to_be_and_helps(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

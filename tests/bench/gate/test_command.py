@@ -96,6 +96,7 @@ def test_identical_arms_pass_and_everything_is_written_that_ci_reads(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_larger_network_fails_without_being_timed(tmp_path: Path, environment: dict[str, str]) -> None:
     done = gate(
         *("--base", SMALL, "--head", LARGE, "--deterministic-only", *TINY),
@@ -164,6 +165,7 @@ def make():
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_two_commits_whose_networks_compute_different_things_cannot_be_compared(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
