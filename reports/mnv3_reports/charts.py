@@ -12,6 +12,8 @@ from mnv3_reports import units
 from mnv3_reports.statistics import median
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import altair as alt
 
     from mnv3_reports.record import CellRecord
@@ -139,11 +141,21 @@ def latency_chart(summary: Summary, setting: str, theme: Theme = LIGHT) -> alt.C
     return styled(chart, theme)
 
 
-def to_svg(chart: alt.Chart) -> str:
+def to_spec(make: Callable[[Theme], alt.Chart | None], theme: Theme) -> dict[str, Any] | None:
+    """A chart as Vega-Lite. It is not held against Vega-Lite's schema, which takes longer than all else; tests do that."""
+    from altair.utils.schemapi import debug_mode
+
+    with debug_mode(False):
+        chart = make(theme)
+        return chart.to_dict() if chart is not None else None
+
+
+def to_svg(chart: alt.Chart | dict[str, Any]) -> str:
     """Render without a browser or network."""
     import vl_convert
 
-    return str(vl_convert.vegalite_to_svg(chart.to_dict(), vl_version=_vega_lite_version()))
+    spec = chart if isinstance(chart, dict) else chart.to_dict()
+    return str(vl_convert.vegalite_to_svg(spec, vl_version=_vega_lite_version()))
 
 
 def to_png(chart: alt.Chart, scale: float = 1.5) -> bytes:
@@ -166,7 +178,8 @@ def data(rows: list[dict[str, Any]]) -> Any:
     """Rows as the values that a chart holds."""
     import altair as alt
 
-    return alt.Data(values=rows)  # type: ignore[no-untyped-call]
+    # Altair copies lists and dictionaries at every step of a chart, and a tuple never.
+    return alt.Data(values=tuple(rows))  # type: ignore[no-untyped-call]
 
 
 def colours(count: int, theme: Theme) -> list[str]:

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import html
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mnv3_reports import charts, memory_chart, pareto, roofline, scaling, scaling_chart, sensitivity, units
+from mnv3_reports import (
+    charts,
+    memory_chart,
+    pareto,
+    profile_chart,
+    roofline,
+    scaling,
+    scaling_chart,
+    sensitivity,
+    units,
+)
 from mnv3_reports.escaping import inline, plain
 
 if TYPE_CHECKING:
@@ -18,14 +28,20 @@ if TYPE_CHECKING:
     from mnv3_reports.summary import Summary
 
 
+Spec = dict[str, Any]
+MOST_SETTINGS = 6
+"""More of them are compared by the charts of scaling, and read in tables."""
+
+
 class Drawing(NamedTuple):
     """A chart of a run, for light and for dark pages."""
 
     name: str
     """Of its file, without suffix."""
     title: str
-    light: alt.Chart
-    dark: alt.Chart
+    light: Spec
+    """Vega-Lite."""
+    dark: Spec
     trade_offs: str | None = None
     """The setting whose cells it lets a latency budget choose among; None of a chart of another kind."""
 
@@ -49,8 +65,8 @@ def in_markdown(picture: Picture) -> str:
 
 
 def drawings(summary: Summary) -> Iterator[Drawing]:
-    """The charts of a run: for each setting latency and trade-offs, then sensitivity by network."""
-    for setting in summary.settings:
+    """The charts of a run: for each of the first settings latency and trade-offs, then those of the whole run."""
+    for setting in summary.settings[:MOST_SETTINGS]:
         suffix = "" if len(summary.settings) == 1 else f"-{_slug(summary, setting)}"
         where = summary.describe(setting)
         yield from _drawing(
@@ -71,6 +87,7 @@ def drawings(summary: Summary) -> Iterator[Drawing]:
             f"Sensitivity to int8 by layer, {scan.variant}",
             partial(sensitivity.sensitivity_chart, summary, scan),
         )
+    yield from _drawing("profile", "Where the time goes", partial(profile_chart.profile_chart, summary))
     threads = sorted({roofs.threads for roofs in summary.run.roofs})
     for number in threads:
         yield from _drawing(
@@ -94,7 +111,7 @@ def drawings(summary: Summary) -> Iterator[Drawing]:
 def _drawing(
     name: str, title: str, chart: Callable[[Theme], alt.Chart | None], trade_offs: str | None = None
 ) -> Iterator[Drawing]:
-    light, dark = chart(charts.LIGHT), chart(charts.DARK)
+    light, dark = (charts.to_spec(chart, theme) for theme in (charts.LIGHT, charts.DARK))
     if light is not None and dark is not None:
         yield Drawing(name, title, light, dark, trade_offs)
 

@@ -6,6 +6,8 @@ import csv
 import io
 from typing import TYPE_CHECKING
 
+from mnv3_reports.escaping import plain
+
 if TYPE_CHECKING:
     from mnv3_reports.record import Run
 
@@ -25,29 +27,43 @@ FIELDS = (
     ),
     *("contains", "precision", "seconds", "lower", "upper", "share", "macs", "bytes", "output_shape"),
 )
-"""Times are in seconds of one call (median and quartiles over repeats), `share` is of the unprofiled call; `contains`
-and `output_shape` have spaces between their parts."""
+"""Times are in seconds of one call (median and quartiles over repeats), `share` is of the unprofiled call and empty
+where that has no time; `contains` and `output_shape` have spaces between their parts. Names are made one line each."""
 
 
 def to_csv(run: Run) -> str | None:
-    """The file's text; None where nothing was profiled."""
-    profiled = [record for record in run.cells.values() if record.profiled is not None]
+    """The file's text, a row an operator, of failed cells too; None where nothing was profiled."""
+    profiled = [
+        (record.cell, record.profiled) for record in run.cells.values() if record.profiled is not None
+    ]
     if not profiled:
         return None
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(FIELDS)
-    for record in profiled:
-        cell, profile = record.cell, record.profiled
-        assert profile is not None, "chosen above"
+    for cell, profile in profiled:
         for place, each in enumerate(profile.operators):
+            share = each.seconds / profile.plain_seconds if profile.plain_seconds else None
+            names = (each.name, each.operation, each.kind, each.module, " ".join(each.contains))
             writer.writerow(
                 [
-                    *(cell.variant, cell.backend, cell.threads, cell.batch, cell.resolution, place),
-                    *(each.name, each.operation, each.kind, each.module, " ".join(each.contains)),
-                    *(each.precision or "", each.seconds, each.lower, each.upper),
-                    each.seconds / profile.plain_seconds if profile.plain_seconds else "",
+                    *(
+                        plain(cell.variant),
+                        plain(cell.backend),
+                        cell.threads,
+                        cell.batch,
+                        cell.resolution,
+                        place,
+                    ),
+                    *map(plain, names),
+                    plain(each.precision or ""),
+                    *map(_figure, (each.seconds, each.lower, each.upper, share)),
                     *(each.macs, each.bytes, " ".join(map(str, each.output_shape))),
                 ]
             )
     return out.getvalue()
+
+
+def _figure(value: float | None) -> str:
+    """Nine digits: more than any clock has, without the tail that binary fractions leave."""
+    return "" if value is None else f"{value:.9g}"

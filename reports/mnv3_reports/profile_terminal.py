@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mnv3_reports import units
-from mnv3_reports.profiles import KINDS, UNATTRIBUTED, named, profiles
+from mnv3_reports.escaping import plain
+from mnv3_reports.profiles import UNATTRIBUTED, named, profiles
 from mnv3_reports.summary import Summary
 
 if TYPE_CHECKING:
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
 
 BAR = 24
 """Columns of the longest bar where there is room."""
-LEAST_BAR = 6
-NAMES_AND_FIGURES = 44
-"""Columns that kinds, times and shares take."""
+LEAST_BAR = 4
+"""A longest bar that is shorter would show nothing: there are none then."""
+_HEADINGS = ("kind", "ms", "share")
+_STYLES = {UNATTRIBUTED: "dim", "reorder": "red", "normalization": "red"}
+"""Time that is no part of the network's own work stands out."""
 
 
 def profile_tables(run: Run, width: int) -> Iterator[Table]:
-    """A table for each profiled cell: kinds of work, the dearest first, with bars.
+    """A table for each profiled cell: kinds of work, the dearest first, with bars where there is room.
 
     Args:
         run: with profiles.
@@ -34,44 +37,49 @@ def profile_tables(run: Run, width: int) -> Iterator[Table]:
     from rich.table import Table
     from rich.text import Text
 
-    longest = max(LEAST_BAR, min(BAR, width - NAMES_AND_FIGURES))
     summary = Summary(run)
     for each in profiles(summary):
+        kinds = sorted(each.kinds.items(), key=lambda item: -item[1].share)
+        rows = [
+            (plain(kind) or "not told", units.milliseconds(share.seconds), units.percent(share.share))
+            for kind, share in kinds
+        ]
         table = Table(
             title=Text(_title(summary, each)), box=SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0)
         )
-        for heading, justify in (("kind", "left"), ("ms", "right"), ("share", "right"), ("", "left")):
-            table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-        most = max(share.share for share in each.kinds.values())
-        for kind, share in sorted(each.kinds.items(), key=lambda item: -item[1].share):
-            style = (
-                "dim" if kind == UNATTRIBUTED else "red" if kind in ("reorder", "normalization") else "cyan"
-            )
-            table.add_row(
-                kind,
-                units.milliseconds(share.seconds),
-                units.percent(share.share),
-                Text(_bar(share.share / most, longest), style),
-            )
+        for place, heading in enumerate(_HEADINGS):
+            table.add_column(heading, justify="right" if place else "left", overflow="fold")
+        longest = min(BAR, width - _needed(rows))
+        if longest >= LEAST_BAR:
+            table.add_column("", no_wrap=True)
+        most = kinds[0][1].share or 1.0
+        for texts, (kind, share) in zip(rows, kinds, strict=True):
+            bar = Text(_bar(share.share / most, longest), _STYLES.get(kind, "cyan"))
+            table.add_row(*map(Text, texts), *([bar] if longest >= LEAST_BAR else []))
         yield table
 
 
 def plain_lines(run: Run) -> list[str]:
-    """The same as lines, a cell each."""
+    """The same as lines, a cell each, kinds in the order of `profiles.KINDS`."""
     summary = Summary(run)
     return [
         f"{_title(summary, each)}: "
         + ", ".join(
-            f"{kind} {units.milliseconds(each.kinds[kind].seconds)} ms ({units.percent(each.kinds[kind].share)})"
-            for kind in (*KINDS, UNATTRIBUTED)
-            if kind in each.kinds
+            f"{plain(kind)} {units.milliseconds(share.seconds)} ms ({units.percent(share.share)})"
+            for kind, share in each.kinds.items()
         )
         for each in profiles(summary)
     ] or ["nothing was profiled"]
 
 
 def _title(summary: Summary, each: CellProfile) -> str:
-    return f"{named(summary, each.record.cell)}: {units.milliseconds(each.profiled.plain_seconds)} ms a call"
+    return f"{plain(named(summary, each.record.cell))}: {units.milliseconds(each.profiled.plain_seconds)} ms a call"
+
+
+def _needed(rows: list[tuple[str, str, str]]) -> int:
+    """Columns that a table takes without its bars: texts, a space after each and after the bar, and its two edges."""
+    widths = [max(map(len, column)) for column in zip(_HEADINGS, *rows, strict=True)]
+    return sum(widths) + len(widths) + 1 + 2
 
 
 def _bar(share: float, longest: int) -> str:

@@ -69,15 +69,16 @@ class CellProfile:
         return max(self.profiled.plain_seconds, self.attributed)
 
     @property
-    def coverage(self) -> float:
-        """The sum of the operators over the unprofiled call."""
-        return self.attributed / self.profiled.plain_seconds
+    def coverage(self) -> float | None:
+        """The sum of the operators over the unprofiled call; None where that has no time."""
+        plain = self.profiled.plain_seconds
+        return self.attributed / plain if plain else None
 
     @property
     def overhead(self) -> float | None:
         """What a call under the profiler takes more, as a share; None where the two cannot be timed by one clock."""
-        under = self.profiled.profiled_seconds
-        return under / self.profiled.plain_seconds - 1 if under else None
+        under, plain = self.profiled.profiled_seconds, self.profiled.plain_seconds
+        return under / plain - 1 if under and plain else None
 
     @cached_property
     def kinds(self) -> dict[str, Share]:
@@ -85,11 +86,15 @@ class CellProfile:
         groups: defaultdict[str, list[ProfiledOperator]] = defaultdict(list)
         for operator in self.profiled.operators:
             groups[operator.kind].append(operator)
-        ordered = sorted(groups, key=lambda kind: KINDS.index(kind) if kind in KINDS else len(KINDS))
-        found = {kind: self.share(groups[kind]) for kind in ordered}
+        found = {kind: self.share(groups[kind]) for kind in sorted(groups, key=_place)}
         if self.rest > 0:
             found[UNATTRIBUTED] = Share(self.rest, self.rest / self.whole, 0, 0)
         return found
+
+    @cached_property
+    def macs(self) -> int:
+        """Of all operators together; 0 where they could not be put to modules."""
+        return sum(operator.macs for operator in self.profiled.operators)
 
     def share(self, operators: Iterable[ProfiledOperator]) -> Share:
         """Some of the operators together."""
@@ -97,7 +102,7 @@ class CellProfile:
         seconds = sum(operator.seconds for operator in chosen)
         return Share(
             seconds,
-            seconds / self.whole,
+            seconds / self.whole if self.whole else 0.0,
             sum(operator.macs for operator in chosen),
             sum(operator.bytes for operator in chosen),
         )
@@ -153,15 +158,26 @@ def profiles(summary: Summary) -> list[CellProfile]:
                 facts.complexity.layers if facts is not None and facts.complexity is not None else (),
             )
         )
-    order = {variant: place for place, variant in enumerate(summary.variants)}
     return sorted(
         found,
         key=lambda each: (
-            order[each.record.cell.variant],
-            each.record.cell.setting,
+            summary.variants.index(each.record.cell.variant),
+            summary.settings.index(each.record.cell.setting),
             each.profiled.plain_seconds,
         ),
     )
+
+
+def kinds_of(found: Iterable[CellProfile]) -> list[str]:
+    """The kinds of some profiles, each once: those of `KINDS` in its order, any others, `UNATTRIBUTED`."""
+    return sorted({kind for each in found for kind in each.kinds}, key=_place)
+
+
+def _place(kind: str) -> tuple[int, str]:
+    """What sorts kinds; one that is not of `KINDS` can come from a record of a later version."""
+    if kind in KINDS:
+        return KINDS.index(kind), ""
+    return len(KINDS) + (kind == UNATTRIBUTED), kind
 
 
 def named(summary: Summary, cell: Cell) -> str:

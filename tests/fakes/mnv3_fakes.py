@@ -17,10 +17,10 @@ from mnv3_bench.backends.eager import Eager
 from mnv3_bench.backends.onnxruntime import OnnxRuntime
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from mnv3_bench.backends.base import Facts, Preparation, Session
+    from mnv3_bench.backends.base import Arrays, Facts, Preparation, Profile, Session
 
 HERE = __file__
 
@@ -209,7 +209,39 @@ class Switched(OnnxRuntime):
         return _SwitchedSession(super().load(directory, threads, device), self.settings)
 
 
-FAKES = (Well, Crash, CrashInPrepare, Refuse, Hang, Greedy, Garbage, Wrong, Nan, Absent, Switched)
+class Unprofilable(Eager):
+    """Has means to time its operators that cannot be used here."""
+
+    info = replace(Eager.info, name="fake-unprofilable", summary="cannot be profiled")
+
+    def profile(self, directory: Path, threads: int, calls: Sequence[Arrays], folder: Path) -> Profile:
+        raise BackendError("its profiler was left out of this build")
+
+
+class CrashInProfile(Eager):
+    """Its profiler takes the process with it."""
+
+    info = replace(Eager.info, name="fake-unprofilable-crash", summary="crashes while it is profiled")
+
+    def profile(self, directory: Path, threads: int, calls: Sequence[Arrays], folder: Path) -> Profile:
+        os.abort()
+
+
+FAKES = (
+    Well,
+    Crash,
+    CrashInPrepare,
+    Refuse,
+    Hang,
+    Greedy,
+    Garbage,
+    Wrong,
+    Nan,
+    Absent,
+    Switched,
+    Unprofilable,
+    CrashInProfile,
+)
 
 
 def registered(directory: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from reports import factory
 
-from mnv3_reports.record import Explained, OperatorCost
+from mnv3_reports.record import Explained, OperatorCost, Profiled, ProfiledOperator
 from mnv3_reports.rundir import write_run
 from mnv3_reports.writer import write_report
 
@@ -57,6 +57,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for record in run.cells.values():
         operators = (OperatorCost("Conv", 52, 0.004, "fp32"), OperatorCost("<b>Mul</b>", 9, 0.001))
         run.add(Explained(record.cell.key, "a profiler", operators, ("9 operators are <i>slow</i>",)))
+        timed = tuple(
+            ProfiledOperator("node", name, "depthwise", f"features.{place}", (), seconds, seconds, seconds)
+            for place, (name, seconds) in enumerate([("Conv", 2e-3), ("<b>Mul</b>", 5e-4), ("Gemm", 1e-2)])
+        )
+        run.add(Profiled(record.cell.key, "a profiler", 30, timed, 2e-2, 2.1e-2, complete=True))
     run.add(factory.failure(run.cells[run.header.cells[-1]].cell, "load", tail="*** <detected>"))
     write_run(run, directory)
     write_report(directory)
@@ -211,6 +216,33 @@ def test_a_cell_opens_with_its_turns_its_profile_and_what_failed(opened: Chrome)
     until(opened, f"return document.querySelector('tr.chosen')?.dataset.cell === '{failed}'")
     assert "Failed (load)" in find(opened, "#cell").text
     assert "*** <detected>" in find(opened, "#cell").text
+
+
+def test_a_cells_operators_stand_in_the_order_they_run_and_can_be_sorted(opened: Chrome) -> None:
+    link = find(opened, "table.cells tbody tr a")
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", link)
+    link.click()
+    table = until(
+        opened,
+        "return [...document.querySelectorAll('#cell h3')]"
+        ".find(head => head.textContent === 'Operators, in the order they run')?.nextElementSibling",
+    )
+
+    def texts(place: int) -> list[str]:
+        return [
+            row.find_elements("tag name", "td")[place].text
+            for row in table.find_elements("css selector", "tbody tr")
+        ]
+
+    assert texts(0) == ["1", "2", "3"]
+    assert texts(1) == ["Conv", "<b>Mul</b>", "Gemm"], "as text"
+    assert texts(2) == ["features.0", "features.1", "features.2"]
+    assert texts(5) == ["10.0 %", "2.5 %", "50.0 %"]
+    micros = next(head for head in table.find_elements("tag name", "th") if head.text == "µs")
+    micros.find_element("tag name", "button").click()
+    assert texts(4) == ["500", "2000", "10000"]
+    micros.find_element("tag name", "button").click()
+    assert texts(0) == ["3", "1", "2"]
 
 
 def test_dark_and_light_are_a_click_apart_and_charts_follow(opened: Chrome) -> None:

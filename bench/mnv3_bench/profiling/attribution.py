@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from mnv3_reports.record import LayerCost
 
 _PATTERNS = {
-    "reorder": r"reorder|(?<!conv)(?<!conv_)transpose|permute|quantizelinear|quantize_per|\b(de)?quantize\b|\bcast\b"
-    r"|convert\b|_to_copy\b"
+    "reorder": r"reorder|(?<!conv)(?<!conv_)transpose(?!_conv)|permute|quantizelinear|quantize_per"
+    r"|\b(de)?quantize\b|\bcast\b|convert\b|_to_copy\b"
     r"|\bcopy_?\b|dim_order|layout|packing|contiguous|to_mkldnn|\bto\b",
-    "mac": r"conv(olution|integer|2d|1d|3d|transpose|_transpose)?(depthwise\w*)?\b|convolution|dwconv|gemm|matmul"
-    r"|fully.?connected|inner.?product|(?<![a-z])q?linear(_dynamic|_pointwise)?\b|addmm|\bmm\b|\bfc\b|depthwise",
+    "mac": r"conv(olution|integer|transpose)?((_?transpose)?_?[123]d)?(_pointwise|depthwise\w*)?\b|convolution|dwconv"
+    r"|gemm|matmul|fully.?connected|inner.?product|(?<![a-z])q?linear(_dynamic|_pointwise)?\b|addmm|\bmm\b|\bfc\b|depthwise",
     "normalization": r"batch.?norm|layer.?norm",
     "pooling": r"pool|\bmean\b|reduce|global_?average|gap\b",
     "activation": r"hard.?swish|hard.?sigmoid|hswish|hsigmoid|relu|sigmoid|swish|silu|gelu|clamp|\bclip\b|hardtanh"
     r"|unary|logistic|tanh",
-    "multiplication": r"\bmul|multiply|_mul\b|binaryop|div",
+    "multiplication": r"\bmul|multiply|_mul\b|qlinearmul|binaryop|div",
     "addition": r"\badd|_add\b|eltwise|\bsum\b|qlinearadd",
 }
 _GENERATED = re.compile(r"^cpp_fused|^subgraph|^quick_?gelu", re.IGNORECASE)
@@ -222,9 +222,11 @@ def _between(
     contents = tuple(layer.name for layer in taken[1:])
     if taken and kind != "generated":
         return _record(operator, found, path, contents, taken[0], batch)
-    return _record(
-        operator, found, path, contents, moved=_moved(operator, span, batch, 3 if kind == "addition" else 2)
-    )
+    if kind == "addition":
+        # What is summed is as large as what the layer before gave, whatever comes next makes of it.
+        made = span.before.output_shape if span.before is not None else ()
+        return _record(operator, found, path, contents, moved=_moved(operator, span, batch, 3, made))
+    return _record(operator, found, path, contents, moved=_moved(operator, span, batch, 2))
 
 
 def _names(operator: OperatorTime, kind: str) -> str:
@@ -244,8 +246,8 @@ def _block(span: _Span, *, squeezing: bool) -> str:
     return ".".join(parts[:2]) if len(parts) > 2 else ".".join(parts[:-1])
 
 
-def _moved(operator: OperatorTime, span: _Span, batch: int, times: int) -> int:
-    """Bytes of an elementwise operator: so many times what it gives, which is what the next layer reads.
+def _moved(operator: OperatorTime, span: _Span, batch: int, times: int, made: tuple[int, ...] = ()) -> int:
+    """Bytes of an elementwise operator: so many times what it gives, which is what the next layer reads unless given.
 
     A generated kernel may make something smaller of what it reads, as a mean does: it reads what the layer before gave.
     """
@@ -254,7 +256,7 @@ def _moved(operator: OperatorTime, span: _Span, batch: int, times: int) -> int:
         return (
             sum(math.prod(shape) for shape in ends if shape) * batch * _BYTES.get(operator.precision or "", 4)
         )
-    shape = operator.output_shape or (span.after.input_shape if span.after is not None else ())
+    shape = operator.output_shape or made or (span.after.input_shape if span.after is not None else ())
     return times * math.prod(shape) * batch * _BYTES.get(operator.precision or "", 4) if shape else 0
 
 

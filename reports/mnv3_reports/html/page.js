@@ -1,6 +1,9 @@
 "use strict";
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
+  const held = (id) => JSON.parse(document.getElementById(id).textContent);
+  const data = held("data");
+  let details; // of the cells; a large run's take a while to be read, and nobody has asked yet
+  const cells = () => (details ??= held("details"));
   const root = document.documentElement;
   const prefersDark = matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (root.dataset.theme || (prefersDark.matches ? "dark" : "light")) === "dark";
@@ -43,15 +46,12 @@
       drawChart(entry.target);
     }
   }, { rootMargin: "400px" });
-  for (const place of places) {
-    place.style.minHeight = "16rem";
-    near.observe(place);
-  }
+  for (const place of places) place.style.minHeight = "16rem";
 
   function drawChart(place) {
     const chart = data.charts[Number(place.dataset.chart)];
     const slider = document.querySelector(`[data-figure="${place.dataset.chart}"]`);
-    draw(place, chart, slider ? (view) => budget(slider, chart.points, view) : undefined);
+    return draw(place, chart, slider ? (view) => budget(slider, chart.points, view) : undefined);
   }
 
   // Which choice is best within a latency budget. The slider is logarithmic, as the chart is.
@@ -92,6 +92,8 @@
     const found = text.replace(/,/g, "").match(/[-−]?\d+(\.\d+)?(e[-+]?\d+)?/i);
     return found ? Number(found[0].replace("−", "-")) : null;
   };
+  const SHOWN = 100; // rows: a table of a thousand would take longer to lay out than a frame
+  let filter = () => {};
   function sort(head, column) {
     const table = head.closest("table"), body = table.tBodies[0];
     const up = head.getAttribute("aria-sort") !== "ascending";
@@ -106,9 +108,11 @@
       return up ? order : -order;
     });
     body.append(...rows.map(({ row }) => row));
+    if (table.classList.contains("cells")) filter();
     for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", up ? "ascending" : "descending");
   }
+  function tables() {
   for (const head of document.querySelectorAll("th")) {
     if (!head.firstElementChild) {
       const button = element("button", head.textContent, { type: "button" });
@@ -119,25 +123,36 @@
 
   const table = document.querySelector("table.cells");
   if (table) {
-    const rows = [...table.tBodies[0].rows].map((row) => ({ row, text: row.textContent.toLowerCase() }));
+    const body = table.tBodies[0];
+    const texts = new Map([...body.rows].map((row) => [row, row.textContent.toLowerCase()]));
     const search = document.getElementById("filter");
     const selects = [...document.querySelectorAll(".filters select")];
     const shown = document.getElementById("shown");
-    const filter = () => {
+    const more = element("button", null, { type: "button", class: "more" });
+    let most = SHOWN;
+    table.parentElement.after(more);
+    filter = () => {
       const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
       let count = 0;
-      for (const { row, text } of rows) {
+      for (const row of body.rows) {
+        const text = texts.get(row);
         const fits = words.every((word) => text.includes(word))
           && selects.every((select) => !select.value || row.dataset[select.dataset.column] === select.value);
-        if (row.hidden === fits) row.hidden = !fits;
         count += fits;
+        const hides = !fits || count > most;
+        if (row.hidden !== hides) row.hidden = hides;
       }
-      shown.textContent = `${count} of ${rows.length} cells`;
+      shown.textContent = `${count} of ${texts.size} cells`;
+      more.hidden = count <= most;
+      more.textContent = `The first ${most} are shown; show all ${count}`;
     };
+    const showAll = () => { most = Infinity; filter(); };
+    more.addEventListener("click", showAll);
+    addEventListener("beforeprint", showAll);
     search.addEventListener("input", filter);
     for (const select of selects) select.addEventListener("change", filter);
     filter();
-    for (const { row } of rows) {
+    for (const row of body.rows) {
       const name = row.querySelector("code");
       const link = element("a", null, { href: `#cell-${row.dataset.cell}` });
       name.replaceWith(link);
@@ -146,11 +161,23 @@
     addEventListener("hashchange", open);
     open();
   }
+  }
+
+  // What a reader sees first comes first: the first chart, then the tables, then the other charts as they come near.
+  const [first, ...others] = places;
+  if (first) {
+    drawChart(first).then(() => {
+      tables();
+      for (const place of others) near.observe(place);
+    });
+  } else {
+    tables();
+  }
 
   // One cell's own figures.
   function open() {
     const found = location.hash.match(/^#cell-(\d+)$/);
-    const cell = found && data.cells[Number(found[1])];
+    const cell = found && cells()[Number(found[1])];
     for (const row of document.querySelectorAll("tr.chosen")) row.classList.remove("chosen");
     const place = document.getElementById("cell");
     place.hidden = !cell;

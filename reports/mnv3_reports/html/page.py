@@ -48,7 +48,6 @@ def page_text(summary: Summary, parts: Parts, drawings: Sequence[Drawing], recor
     data = {
         "charts": figures,
         "turns": {"light": turns.turns_chart(LIGHT), "dark": turns.turns_chart(DARK)},
-        "cells": cells.details(summary),
     }
     return _rendered(
         parts,
@@ -59,13 +58,14 @@ def page_text(summary: Summary, parts: Parts, drawings: Sequence[Drawing], recor
         choices=cells.choices(summary),
         record=_record(record),
         data=cells.encoded(data),
+        details=cells.encoded(cells.details(summary)),
         library=_library() if figures else "",
     )
 
 
 def plain_page(parts: Parts) -> str:
     """A report without charts and cells of its own, such as a comparison of runs, as one HTML file."""
-    empty: dict[str, Any] = {"charts": [], "turns": {}, "cells": []}
+    empty: dict[str, Any] = {"charts": [], "turns": {}}
     return _rendered(
         parts,
         notice=None,
@@ -75,6 +75,7 @@ def plain_page(parts: Parts) -> str:
         choices={},
         record=None,
         data=cells.encoded(empty),
+        details=cells.encoded([]),
         library="",
     )
 
@@ -102,8 +103,8 @@ def _figure(summary: Summary, drawing: Drawing) -> dict[str, Any]:
     found: dict[str, Any] = {
         "name": drawing.name,
         "title": drawing.title,
-        "light": drawing.light.to_dict(),
-        "dark": drawing.dark.to_dict(),
+        "light": drawing.light,
+        "dark": drawing.dark,
         "points": None,
     }
     if drawing.trade_offs is not None:
