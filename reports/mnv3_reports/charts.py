@@ -6,6 +6,7 @@ blindness can tell apart. Every chart has a background of its own, for light or 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnv3_reports import units
@@ -43,6 +44,11 @@ DARK = Theme(
     *("#e6edf3", "#9aa4af", "#30363d", "#21262d"),
     ("#56B4E9", "#E69F00", "#00B88A", "#CC79A7", "#4C8FD6", "#F0803C", "#FFFFFF", "#C9A45C"),
 )
+_DARKENED = dict(
+    zip((*LIGHT[:-1], *LIGHT.palette), (*DARK[:-1], *DARK.palette), strict=True)  # each is there once
+)
+_DATA = ("values", "datasets")
+_PAINT = re.compile(r'\b(fill=|stroke=)"(#[0-9A-Fa-f]{6})"')
 LONGEST = 5.0
 """A bar longer than so many times the median one is cut."""
 
@@ -142,12 +148,30 @@ def latency_chart(summary: Summary, setting: str, theme: Theme = LIGHT) -> alt.C
 
 
 def to_spec(make: Callable[[Theme], alt.Chart | None], theme: Theme) -> dict[str, Any] | None:
-    """A chart as Vega-Lite. It is not held against Vega-Lite's schema, which takes longer than all else; tests do that."""
+    """A chart as Vega-Lite, not held against its schema: that takes longer than all else, and tests do it."""
     from altair.utils.schemapi import debug_mode
 
     with debug_mode(False):
         chart = make(theme)
-        return chart.to_dict() if chart is not None else None
+        return chart.to_dict(validate=False) if chart is not None else None
+
+
+def darkened(spec: Any) -> Any:
+    """The specification of a light chart for a dark page: other colours, and the same data."""
+    match spec:
+        case str():
+            return _DARKENED.get(spec, spec)
+        case list():
+            return [darkened(each) for each in spec]
+        case dict():
+            return {key: each if key in _DATA else darkened(each) for key, each in spec.items()}
+        case _:
+            return spec
+
+
+def darkened_svg(svg: str) -> str:
+    """The drawing of a light chart for a dark page."""
+    return _PAINT.sub(lambda found: f'{found[1]}"{_DARKENED.get(found[2], found[2])}"', svg)
 
 
 def to_svg(chart: alt.Chart | dict[str, Any]) -> str:

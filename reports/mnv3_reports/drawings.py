@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 Spec = dict[str, Any]
-MOST_SETTINGS = 6
+MOST_SETTINGS = 4
 """More of them are compared by the charts of scaling, and read in tables."""
 
 
@@ -111,9 +111,9 @@ def drawings(summary: Summary) -> Iterator[Drawing]:
 def _drawing(
     name: str, title: str, chart: Callable[[Theme], alt.Chart | None], trade_offs: str | None = None
 ) -> Iterator[Drawing]:
-    light, dark = (charts.to_spec(chart, theme) for theme in (charts.LIGHT, charts.DARK))
-    if light is not None and dark is not None:
-        yield Drawing(name, title, light, dark, trade_offs)
+    light = charts.to_spec(chart, charts.LIGHT)
+    if light is not None:
+        yield Drawing(name, title, light, charts.darkened(light), trade_offs)
 
 
 def _slug(summary: Summary, setting: str) -> str:

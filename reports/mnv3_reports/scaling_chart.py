@@ -80,7 +80,7 @@ def scaling_chart(summary: Summary, axis: Axis, theme: Theme = LIGHT) -> alt.Cha
         scale=alt.Scale(type="log", base=2, domain=[x_values[0], x_values[-1]], nice=False, padding=12),
         axis=alt.Axis(values=x_values, format="~g", labelOverlap=True),
     )
-    scale = alt.Scale(type="log", base=2, zero=False, nice=False, padding=10)
+    scale = alt.Scale(type="log", base=2, nice=False, padding=10)
     y = alt.Y("y:Q", title=words.y, scale=scale, axis=alt.Axis(format="~g", tickCount=6))
     base = alt.Chart().encode(x=x, y=y, color=_colour(backends, theme))
     dashes = alt.StrokeDash(

@@ -80,8 +80,9 @@ def write_pages(
         pictures = []
         for drawing in drawn:
             light, dark = f"charts/{drawing.name}.svg", f"charts/{drawing.name}-dark.svg"
-            written.append(write_text(output / light, charts.to_svg(drawing.light)))
-            written.append(write_text(output / dark, charts.to_svg(drawing.dark)))
+            drawn_light = charts.to_svg(drawing.light)
+            written.append(write_text(output / light, drawn_light))
+            written.append(write_text(output / dark, charts.darkened_svg(drawn_light)))
             pictures.append(Picture(drawing.title, light, dark))
         written.append(write_text(output / REPORT, to_markdown(run, parts, pictures)))
     return written

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -16,6 +19,9 @@ from mnv3_reports.record import Cell
 from mnv3_reports.rundir import write_run
 from mnv3_reports.summary import Summary
 from mnv3_reports.writer import write_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def texts(svg: str) -> list[str]:
@@ -165,3 +171,28 @@ def test_a_chart_of_inputs_that_are_no_images_has_a_name_of_its_own(tmp_path: Pa
     names = {path.name for path in write_report(tmp_path)}
     assert "latency-cpu-threads1-batch1-own-inputs.svg" in names
     assert "1 thread, tokens 1x128 int64" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("make", [charts.latency_chart, pareto.pareto_chart])
+def test_the_dark_form_is_the_light_one_in_other_colours_and_the_same_data(
+    make: Callable[..., Any],
+) -> None:
+    run = factory.whole_run()
+    summary = Summary(run)
+    light, dark = (
+        charts.to_spec(partial(make, summary, summary.settings[0]), theme)
+        for theme in (charts.LIGHT, charts.DARK)
+    )
+    assert light is not None
+    assert charts.darkened(light) == dark
+    svg, dark_svg = charts.to_svg(light), charts.to_svg(charts.darkened(light))
+    numbered = re.compile(r"clip\d+")
+    assert numbered.sub("", charts.darkened_svg(svg)) == numbered.sub("", dark_svg)
+    assert svg != charts.darkened_svg(svg)
+
+
+def test_darkening_leaves_data_and_text_alone() -> None:
+    spec = {"data": {"values": ({"name": "#0072B2"},)}, "color": "#0072B2", "title": ["#0072B2x"]}
+    assert charts.darkened(spec) == {**spec, "color": charts.DARK.palette[0]}
+    assert charts.darkened_svg('<text fill="#222222">#222222</text>') == '<text fill="#e6edf3">#222222</text>'
+    assert len({*charts.LIGHT[:-1], *charts.LIGHT.palette}) == 5 + len(charts.LIGHT.palette)

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import base64
 import gzip
+import os
+from contextlib import suppress
 from functools import cache
 from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnv3_reports import pareto, provenance
 from mnv3_reports.charts import DARK, LIGHT
 from mnv3_reports.html import cells, prose, turns
+from mnv3_reports.rundir import RunDirectoryError, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from jinja2 import Environment
 
@@ -138,9 +142,20 @@ def _library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, of the versions that draw the SVG files."""
     import vl_convert
 
+    # Putting it together takes two seconds, and it is the same until another version is installed.
+    kept = _cache() / f"vega-{version('vl-convert-python')}.js"
+    with suppress(OSError, UnicodeDecodeError):
+        return kept.read_text("utf-8")
     # Without a snippet it is the whole, which hangs vegaEmbed on the window; its types forget that it may be left out.
-    bundle = str(vl_convert.javascript_bundle())  # type: ignore[call-arg]
-    return bundle.replace("</script", "<\\/script")
+    bundle = str(vl_convert.javascript_bundle()).replace("</script", "<\\/script")  # type: ignore[call-arg]
+    with suppress(RunDirectoryError):  # then it is put together again the next time
+        write_text(kept, bundle)
+    return bundle
+
+
+def _cache() -> Path:
+    """The user's folder for what reports can make again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnv3-bench-reports"
 
 
 @cache
