@@ -109,8 +109,11 @@ def scaling_chart(summary: Summary, axis: Axis, theme: Theme = LIGHT) -> alt.Cha
         .transform_filter("isValid(datum.y)"),
         base.mark_point(filled=False, strokeWidth=1.8)
         .encode(size=alt.Size("ring:Q", scale=None, legend=None), tooltip=tooltip)
-        .transform_filter("datum.knee"),
+        .transform_filter("isValid(datum.y)"),
     ]
+    if not any("guide" in row for row in rows):
+        # Of a layer without rows Vega cannot tell the extent, and says so.
+        del layers[1]
     chart = (
         alt.layer(*layers, data=data(rows))
         .properties(width=300, height=200)
@@ -156,9 +159,8 @@ def _rows(sweep: Sweep, panel: str) -> list[dict[str, Any]]:
             "epochs": point.latency.n,
             "knee": sweep.knee is not None and sweep.knee.kind == "knee" and sweep.knee.low == point.value,
         }
-        if figure.bounded:
-            row |= {"low": figure.low, "high": figure.high}
-        rows.append(row)
+        ends = (figure.low, figure.high) if figure.bounded else (figure.estimate, figure.estimate)
+        rows.append(row | {"low": ends[0], "high": ends[1], "ring": 0})
     return rows
 
 
