@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mnv3_reports.record import Request, Run
 
 RUNS = Path("mnv3-runs")
+_FLAGS = {"models": "model", "inputs": "input"}
+"""Options that may be given again, and are then many."""
 
 
 def profile(
@@ -116,7 +118,7 @@ def profile(
     if port is not None and not open_:
         raise UsageError("--port is TensorBoard's; type it with --open")
     if directory is not None and given:
-        flags = ", ".join("--" + name.rstrip("s").replace("_", "-") for name in given)
+        flags = ", ".join("--" + _FLAGS.get(name, name).replace("_", "-") for name in given)
         raise UsageError(f"'{directory}' is a run that is there already; leave it out, or leave out {flags}")
     if directory is not None or (open_ and not given):
         folder = Path(directory) if directory is not None else _last()
