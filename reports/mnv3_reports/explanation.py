@@ -226,7 +226,14 @@ def _by_backend(told: Sequence[_Told]) -> dict[str, list[_Told]]:
 
 def _profiles(summary: Summary, told: Sequence[_Told]) -> Iterator[str]:
     """Folded, a backend each: what every cell's time goes to, and what it said where a range stood for it above."""
-    profiled = _by_backend([found for found in told if found.explained.operators])
+    # A profiled cell has them by layer, in a section of its own.
+    profiled = _by_backend(
+        [
+            found
+            for found in told
+            if found.explained.operators and summary.run.cells[found.cell.key].profiled is None
+        ]
+    )
     if profiled:
         yield "### Profiles"
         yield (

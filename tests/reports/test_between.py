@@ -80,5 +80,5 @@ def test_hostile_names_do_no_harm() -> None:
     parts = compared([(factory.HOSTILE, run), ("b|<b>", run)])
     assert "<script>alert" not in to_markdown(None, parts)
     page = plain_page(parts)
-    assert page.count("<script") == 3
+    assert page.count("<script") == 4
     assert "<b>" not in page

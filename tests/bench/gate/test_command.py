@@ -139,7 +139,7 @@ def test_a_slowdown_made_on_purpose_fails_and_is_labelled(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     done = gate(
-        *("--base", SMALL, "--head", SMALL, "--inject-slowdown", "60%", "--time-budget", "30s", *TINY),
+        *("--base", SMALL, "--head", SMALL, "--inject-slowdown", "60%", "--time-budget", "90s", *TINY),
         env=environment,
         cwd=tmp_path,
     )
