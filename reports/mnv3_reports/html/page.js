@@ -166,10 +166,11 @@
   // What a reader sees first comes first: the first chart, then the tables, then the other charts as they come near.
   const [first, ...others] = places;
   if (first) {
-    drawChart(first).then(() => {
+    // Two frames later the chart can be seen.
+    drawChart(first).then(() => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(() => {
       tables();
       for (const place of others) near.observe(place);
-    });
+    }))));
   } else {
     tables();
   }
