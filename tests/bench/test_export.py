@@ -455,6 +455,7 @@ class TestRequests:
         assert (tmp_path / "mine" / "manifest.json").read_text() == "{}"
         assert (tmp_path / "file").read_text() == "kept"
 
+    @pytest.mark.thorough
     def test_the_rest_is_written_when_one_runtime_is_missing(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -542,6 +543,7 @@ class TestRequests:
         assert entry["outputs"][0]["shape"] == [1, 5]
         assert entry["fidelity"]["snr_db"] > 100
 
+    @pytest.mark.thorough
     def test_of_several_inputs_each_has_its_place(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

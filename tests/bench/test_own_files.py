@@ -139,6 +139,7 @@ def test_every_suffix_is_measured_by_its_own_runtime_and_by_others(
     assert all(name in report for name in names)
 
 
+@pytest.mark.thorough
 def test_several_named_inputs_of_other_types(files: Path) -> None:
     graph = helper.make_graph(
         [
@@ -247,6 +248,7 @@ def test_a_custom_operator_is_named(tmp_path: Path) -> None:
     assert "Sparkle" in done.stderr
 
 
+@pytest.mark.thorough
 def test_models_that_onnx_runtime_ships(tmp_path: Path) -> None:
     """Files that somebody else made; one of them has outputs that are no tensors, which is said."""
     from onnxruntime.datasets import get_example

@@ -288,12 +288,15 @@ def opened(root: Path) -> tuple[subprocess.Popen[str], psutil.Process]:
     return process, server
 
 
-def test_ctrl_c_ends_it_and_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_it_and_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
     root = stub(tmp_path, SERVING.format(status=200, after=""), monkeypatch)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     process, server = opened(root)
     # As a terminal does it: to the whole group.
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     assert process.wait(PATIENCE) == 0
     assert psutil.wait_procs([server], PATIENCE)[1] == []
     assert not list(tmp_path.glob("mnv3-bench-tensorboard-*"))
@@ -307,6 +310,24 @@ def test_it_dies_with_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     process.kill()
     process.wait()
     assert psutil.wait_procs([server], PATIENCE)[1] == []
+
+
+def test_what_the_plugin_forks_ends_with_the_server() -> None:
+    program = (
+        "import os, time\n"
+        "from mnv3_bench.profiling.tensorboard_offline import end_with\n"
+        "os.register_at_fork(after_in_child=lambda: end_with(os.getppid()))\n"
+        "child = os.fork()\n"
+        "print(child, flush=True) if child else None\n"
+        "time.sleep(600)\n"
+    )
+    server = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    child = psutil.Process(int(server.stdout.readline()))
+    assert child.is_running()
+    server.kill()
+    server.wait()
+    assert psutil.wait_procs([child], PATIENCE)[1] == []
 
 
 def test_closing_twice_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ def serve(logdir: Path, port: int | None = None) -> Server:
 
 
 def open_profile(directory: Path, port: int | None = None) -> ExitCode:
-    """Serve a run's traces until Ctrl-C, and say where.
+    """Serve a run's traces until Ctrl-C or a request to terminate, and say where.
 
     Args:
         directory: the run directory.
@@ -104,7 +104,9 @@ def open_profile(directory: Path, port: int | None = None) -> ExitCode:
     Raises:
         UsageError: as `serve`, or TensorBoard ended of itself.
     """
-    with serve(directory / TRACES, port) as server:
+    from mnv3_bench.run import terminations_interrupt
+
+    with terminations_interrupt(), serve(directory / TRACES, port) as server:
         print(f"TensorBoard: {server.url} (Ctrl-C ends it)", flush=True)
         try:
             server.wait()

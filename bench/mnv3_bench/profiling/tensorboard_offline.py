@@ -9,7 +9,10 @@ view hands out the trace for Perfetto or chrome://tracing.
 
 from __future__ import annotations
 
+import os
 import re
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,25 @@ def page_without_network(html: str, script: str) -> str:
     return _REMOTE_SCRIPT.sub(lambda _: f"<script>{script}</script>", html)
 
 
+def end_with(parent: int) -> None:
+    """End this process soon after its parent ended, whose traces nobody waits for any more.
+
+    The plugin forks a process for every trace; that the system kills the server with `mnv3-bench` is not inherited.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main() -> None:
     """Run TensorBoard's own command line with the plugin's pages changed."""
     from torch_tb_profiler import plugin
+
+    os.register_at_fork(after_in_child=lambda: end_with(os.getppid()))
 
     original = plugin.TorchProfilerPlugin.static_file_route
 
