@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnv3_reports import units
 from mnv3_reports.charts import LIGHT, colours, data, styled, titled
-from mnv3_reports.scaling import label, others, scaled, sweeps
+from mnv3_reports.scaling import scaled, sweeps
+from mnv3_reports.scaling_section import label, others
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

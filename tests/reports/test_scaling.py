@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from reports import factory
 
-from mnv3_reports import charts, scaling, scaling_chart
+from mnv3_reports import charts, scaling, scaling_chart, scaling_section
 from mnv3_reports.record import Block, Cell, Model, Request, Run, VariantFacts
 from mnv3_reports.summary import Summary
 
@@ -93,7 +93,7 @@ def of(run: Run, axis: Axis) -> Sweep:
 
 
 def section_of(run: Run) -> str:
-    return "\n\n".join(scaling.section(Summary(run)))
+    return "\n\n".join(scaling_section.section(Summary(run)))
 
 
 def amdahl(serial: float) -> Law:
@@ -369,7 +369,7 @@ def test_names_with_widths() -> None:
 def test_one_value_is_no_sweep() -> None:
     for run in (factory.whole_run(), factory.own_run(), Run.started(factory.header())):
         summary = Summary(run)
-        assert list(scaling.section(summary)) == []
+        assert list(scaling_section.section(summary)) == []
         for axis in scaling.AXES:
             assert scaling.sweeps(summary, axis) == []
             assert scaling_chart.scaling_chart(summary, axis) is None
@@ -418,9 +418,9 @@ def test_a_long_sweep_folds_and_ends() -> None:
     request = asked("threads", 1, 2, 4, backends=backends)
     text = section_of(swept(request, saturating(2), epochs=2, noise=1e-6))
     before, _, after = text.partition("<details><summary>More about knees</summary>")
-    assert before.count("knee at") == scaling.OPEN
+    assert before.count("knee at") == scaling_section.OPEN
     assert "10 rows left out here" in after
-    assert f"<summary>{scaling.MOST - scaling.OPEN} more rows</summary>" in after
+    assert f"<summary>{scaling_section.MOST - scaling_section.OPEN} more rows</summary>" in after
     assert len(text) < 60_000
 
 
