@@ -40,17 +40,26 @@ new MutationObserver((_, observer) => {
   }
 }).observe(document, { childList: true, subtree: true });
 """
+# What each input takes until its rows are laid out, and what the frames after it take, in which more rows come.
 FILTER = """
-const search = document.getElementById("filter");
-const times = [];
-for (const text of ["int8", "", "v3 onnx", "", "v2", "nothing", ""]) {
-  search.value = text;
-  const start = performance.now();
-  search.dispatchEvent(new Event("input"));
-  document.querySelector("table.cells").getBoundingClientRect();
-  times.push(performance.now() - start);
-}
-return times;
+const done = arguments[arguments.length - 1];
+const search = document.getElementById("filter"), table = document.querySelector("table.cells");
+const frame = () => new Promise((next) => requestAnimationFrame((start) => {
+  table.getBoundingClientRect();
+  next(performance.now() - start);
+}));
+(async () => {
+  const first = [], later = [];
+  for (const text of ["int8", "", "v3 onnx", "", "v2", "nothing", ""]) {
+    search.value = text;
+    const start = performance.now();
+    search.dispatchEvent(new Event("input"));
+    table.getBoundingClientRect();
+    first.push(performance.now() - start);
+    for (let frames = 0; frames < 8; frames++) later.push(await frame());
+  }
+  done([first, later]);
+})();
 """
 
 
@@ -143,8 +152,9 @@ def test_the_first_chart_and_filtering(directory: Path, browser: Chrome) -> None
     )
     browser.get((directory / PAGE).as_uri())
     time.sleep(1)
-    browser.execute_script(FILTER)  # once to warm up
-    found = browser.execute_script(FILTER)
+    browser.execute_async_script(FILTER)  # once to warm up
+    first, later = browser.execute_async_script(FILTER)
     print(
-        f"filtering {len(summary.run.cells)} cells, layout included: {min(found):.1f} to {max(found):.1f} ms"
+        f"filtering {len(summary.run.cells)} cells, layout included: {min(first):.1f} to {max(first):.1f} ms, "
+        f"the frames after it at most {max(later):.1f} ms"
     )

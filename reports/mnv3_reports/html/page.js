@@ -1,7 +1,6 @@
 "use strict";
 (() => {
   const held = (id) => JSON.parse(document.getElementById(id).textContent);
-  const data = held("data");
   let details; // of the cells; a large run's take a while to be read, and nobody has asked yet
   const cells = () => (details ??= held("details"));
   const root = document.documentElement;
@@ -49,7 +48,7 @@
   for (const place of places) place.style.minHeight = "16rem";
 
   function drawChart(place) {
-    const chart = data.charts[Number(place.dataset.chart)];
+    const chart = held(`chart-${place.dataset.chart}`);
     const slider = document.querySelector(`[data-figure="${place.dataset.chart}"]`);
     return draw(place, chart, slider ? (view) => budget(slider, chart.points, view) : undefined);
   }
@@ -92,7 +91,8 @@
     const found = text.replace(/,/g, "").match(/[-−]?\d+(\.\d+)?(e[-+]?\d+)?/i);
     return found ? Number(found[0].replace("−", "-")) : null;
   };
-  const SHOWN = 100; // rows: a table of a thousand would take longer to lay out than a frame
+  const SHOWN = 100; // rows at first, of a table that may have thousands
+  const AT_ONCE = 40; // rows that a frame has the time to lay out; more than the table's window shows
   let filter = () => {};
   function sort(head, column) {
     const table = head.closest("table"), body = table.tBodies[0];
@@ -129,28 +129,41 @@
     const selects = [...document.querySelectorAll(".filters select")];
     const shown = document.getElementById("shown");
     const more = element("button", null, { type: "button", class: "more" });
-    let most = SHOWN;
-    table.parentElement.after(more);
-    filter = () => {
+    let most = SHOWN, waiting = 0;
+    // Those that come into view first are shown at once, the others in the frames after it.
+    const reveal = (rows, atOnce) => {
+      let hidden = atOnce;
+      for (const row of rows) {
+        if (!row.hidden) continue;
+        if (hidden-- === 0) {
+          waiting = requestAnimationFrame(() => reveal(rows, atOnce));
+          return;
+        }
+        row.hidden = false;
+      }
+    };
+    filter = (atOnce = AT_ONCE) => {
+      cancelAnimationFrame(waiting);
       const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const shows = new Set();
       let count = 0;
       for (const row of body.rows) {
         const text = texts.get(row);
         const fits = words.every((word) => text.includes(word))
           && selects.every((select) => !select.value || row.dataset[select.dataset.column] === select.value);
         count += fits;
-        const hides = !fits || count > most;
-        if (row.hidden !== hides) row.hidden = hides;
+        if (fits && count <= most) shows.add(row);
+        else if (!row.hidden) row.hidden = true;
       }
+      reveal(shows, atOnce);
       shown.textContent = `${count} of ${texts.size} cells`;
       more.hidden = count <= most;
       more.textContent = `The first ${most} are shown; show all ${count}`;
     };
-    const showAll = () => { most = Infinity; filter(); };
-    more.addEventListener("click", showAll);
-    addEventListener("beforeprint", showAll);
-    search.addEventListener("input", filter);
-    for (const select of selects) select.addEventListener("change", filter);
+    more.addEventListener("click", () => { most = Infinity; filter(); });
+    addEventListener("beforeprint", () => { most = Infinity; filter(Infinity); });
+    search.addEventListener("input", () => filter());
+    for (const select of selects) select.addEventListener("change", () => filter());
     filter();
     for (const row of body.rows) {
       const name = row.querySelector("code");
@@ -163,17 +176,15 @@
   }
   }
 
-  // What a reader sees first comes first: the first chart, then the tables, then the other charts as they come near.
+  // What a reader sees first comes first: this runs before the tables are read, and draws the first chart; two frames
+  // later it can be seen, and the rest follows.
   const [first, ...others] = places;
-  if (first) {
-    // Two frames later the chart can be seen.
-    drawChart(first).then(() => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(() => {
-      tables();
-      for (const place of others) near.observe(place);
-    }))));
-  } else {
+  const frames = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))));
+  const read = new Promise((done) => document.addEventListener("DOMContentLoaded", done));
+  Promise.all([first ? drawChart(first).then(frames) : null, read]).then(() => {
     tables();
-  }
+    for (const place of others) near.observe(place);
+  });
 
   // One cell's own figures.
   function open() {
@@ -221,7 +232,7 @@
   }
 
   function turns(cell, which) {
-    const spec = structuredClone(data.turns[which]);
+    const spec = held("turns-chart")[which];
     spec.data = { values: cell.blocks.map(([turn, epoch, low, median, high, calls, disturbed]) => (
       { turn: turn + 1, epoch, low, median, high, calls, disturbed: disturbed || "no", state: disturbed ? "disturbed" : "undisturbed" })) };
     return spec;

@@ -49,10 +49,6 @@ def page_text(summary: Summary, parts: Parts, drawings: Sequence[Drawing], recor
         record: the journal, which the page offers to download.
     """
     figures = [_figure(summary, drawing) for drawing in drawings]
-    data = {
-        "charts": figures,
-        "turns": {"light": turns.turns_chart(LIGHT), "dark": turns.turns_chart(DARK)},
-    }
     return _rendered(
         parts,
         notice=provenance.partial_notice(summary.run),
@@ -61,7 +57,7 @@ def page_text(summary: Summary, parts: Parts, drawings: Sequence[Drawing], recor
         table=cells.table(summary) if summary.run.cells else None,
         choices=cells.choices(summary),
         record=_record(record),
-        data=cells.encoded(data),
+        turns=cells.encoded({"light": turns.turns_chart(LIGHT), "dark": turns.turns_chart(DARK)}),
         details=cells.encoded(cells.details(summary)),
         library=_library() if figures else "",
     )
@@ -69,7 +65,6 @@ def page_text(summary: Summary, parts: Parts, drawings: Sequence[Drawing], recor
 
 def plain_page(parts: Parts) -> str:
     """A report without charts and cells of its own, such as a comparison of runs, as one HTML file."""
-    empty: dict[str, Any] = {"charts": [], "turns": {}}
     return _rendered(
         parts,
         notice=None,
@@ -78,7 +73,7 @@ def plain_page(parts: Parts) -> str:
         table=None,
         choices={},
         record=None,
-        data=cells.encoded(empty),
+        turns=cells.encoded({}),
         details=cells.encoded([]),
         library="",
     )
@@ -102,20 +97,24 @@ def _rendered(parts: Parts, **page: Any) -> str:
     )
 
 
-def _figure(summary: Summary, drawing: Drawing) -> dict[str, Any]:
-    """A chart as the page's script takes it; one of trade-offs with the points that a budget chooses among."""
-    found: dict[str, Any] = {
-        "name": drawing.name,
-        "title": drawing.title,
-        "light": drawing.light,
-        "dark": drawing.dark,
-        "points": None,
-    }
+class _Figure(NamedTuple):
+    """A chart as the page takes it."""
+
+    title: str
+    points: bool
+    """Whether a latency budget chooses among its points."""
+    data: str
+    """JSON: the chart in light and dark, and the points."""
+
+
+def _figure(summary: Summary, drawing: Drawing) -> _Figure:
+    points: list[dict[str, Any]] | None = None
     if drawing.trade_offs is not None:
         rows = pareto.rows_of(summary, drawing.trade_offs)
         kept = ("network", "backend", "ms", "median", "top1", "accuracy", "measured")
-        found["points"] = [{name: row[name] for name in kept} for row in rows]
-    return found
+        points = [{name: row[name] for name in kept} for row in rows]
+    data = {"light": drawing.light, "dark": drawing.dark, "points": points}
+    return _Figure(drawing.title, bool(points), cells.encoded(data))
 
 
 class _Record(NamedTuple):
