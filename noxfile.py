@@ -82,3 +82,15 @@ def perf(session: nox.Session) -> None:
     session.install("-q", *PINNED, ".[dev]")
     arguments = session.posargs or ["tests/perf"]
     session.run("pytest", "-s", "--benchmark-json", "perf.json", *arguments)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """The wheel and the sdist of a release in dist/; both are installed and run where nothing of the checkout is."""
+    session.install("-q", *PINNED, "build", "packaging", "pytest")
+    shutil.rmtree("dist", ignore_errors=True)
+    # With a time of its own, and not the hour of building, the same commit gives the same wheel.
+    said = session.run("git", "log", "-1", "--format=%ct", external=True, silent=True, success_codes=[0, 128])
+    time = str(said).strip()
+    session.run("python", "-m", "build", env={"SOURCE_DATE_EPOCH": time} if time.isdigit() else {})
+    session.run("pytest", "tests/release", "-p", "no:cacheprovider", *session.posargs)

@@ -1,3 +1,3 @@
 """Measuring: plan, prepare, take turns, record. See docs/methodology.md."""
 
-__version__ = "0.1.0"
+__version__ = "0.7.0"

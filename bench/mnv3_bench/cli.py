@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mnv3_bench import __version__
+from mnv3_bench import __version__, cache_cli
 from mnv3_bench.errors import ExitCode, UsageError
 from mnv3_bench.evaluating import cli as evaluating_cli
 from mnv3_bench.exporting import cli as exporting_cli
@@ -183,16 +184,41 @@ def run(
         bool, typer.Option("--plain", help="End with a line a cell, as logs want it, also on a terminal.")
     ] = False,
     resume: Annotated[str | None, typer.Option(help="Go on with an interrupted run from its folder.")] = None,
+    fleet: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure on other machines: the address of a dask scheduler, such as tcp://192.168.1.5:8786, or "
+            "local:N for N hosts on this one."
+        ),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="Kinds of hosts by their labels, such as 'board=pi5,board=x86*'; each measures everything. Default: "
+            "each kind of machine that is there."
+        ),
+    ] = None,
+    fleet_wait: Annotated[
+        str | None, typer.Option(help="How long to wait for hosts that are not there, such as 10m. Default: 60s.")
+    ] = None,
     cold: Annotated[
         bool | None, typer.Option("--cold", help="Build everything anew instead of using the artifact cache.")
     ] = None,
-    timeout: Annotated[
+    limit_time: Annotated[
         str | None,
-        typer.Option(help="Limit for each order to a worker, such as 60s. Default: by phase, 60s to 15m."),
+        typer.Option(
+            "--limit-time",
+            "--timeout",
+            help="Limit for each order to a worker and for reading a --model, such as 60s. Default: by phase, 60s to 15m.",
+        ),
     ] = None,
-    worker_memory: Annotated[
+    limit_memory: Annotated[
         str | None,
-        typer.Option(help="Memory limit of one worker, such as 4GB. Default: half of the machine's."),
+        typer.Option(
+            "--limit-memory",
+            "--worker-memory",
+            help="Memory limit of each worker and of reading a --model, such as 4GB. Default: half of the machine's.",
+        ),
     ] = None,
 ) -> ExitCode:
     """Measure networks on runtimes and write the comparison. This is the main job."""
@@ -226,9 +252,12 @@ def run(
         quick=quick,
         cold=cold,
         output=output,
-        timeout=timeout,
-        worker_memory=worker_memory,
+        limit_time=limit_time,
+        limit_memory=limit_memory,
     )
+    of_fleet = fleet is not None or (resume is not None and (Path(resume) / "fleet.jsonl").is_file())
+    if not of_fleet and (on is not None or fleet_wait is not None):
+        raise UsageError("--on and --fleet-wait are about a fleet; type --fleet tcp://HOST:8786 or local:2 too")
     if resume is not None:
         _only_with_resume(asked)
     else:
@@ -236,6 +265,8 @@ def run(
         asked = merge(asked, from_file)
         if file is not None:
             print(f"settings from {file}", file=sys.stderr)
+    if of_fleet:
+        return _run_on_fleet(asked, fleet, on, fleet_wait, resume, save_baseline, plain=plain)
     from mnv3_bench.run import execute, open_run, reopen
 
     if save_baseline is not None:
@@ -256,12 +287,71 @@ def run(
     return code
 
 
+def _run_on_fleet(
+    asked: Any,
+    address: str | None,
+    on: str | None,
+    wait: str | None,
+    resume: str | None,
+    save_baseline: str | None,
+    *,
+    plain: bool,
+) -> ExitCode:
+    from mnv3_bench.fleet import command
+    from mnv3_bench.plan import make_limits, make_plan, seconds
+    from mnv3_reports.fleet import host_runs, read_fleet
+
+    if save_baseline is not None:
+        raise UsageError(
+            "--save-baseline is of one machine; after the run type mnv3-bench gate --base RUN/hosts/HOST …"
+        )
+    patience = seconds(wait, "--fleet-wait") if wait is not None else None
+    if resume is not None:
+        if on is not None:
+            raise UsageError("--resume goes on with what that run asked for; leave out --on, or start a new run")
+        directory, code = command.resume(Path(resume), make_limits(asked), address, patience)
+    else:
+        assert address is not None
+        requested = asked.backends is not None and asked.backends != "all"
+        line = shlex.join(["mnv3-bench", *sys.argv[1:]])
+        plan = make_plan(asked, elsewhere=True)
+        directory, code = command.start(plan, line, address, on, requested=requested, wait=patience)
+    for each in host_runs(directory, read_fleet(directory)):
+        print(f"{each.host.host}: {each.host.machine.cpu}, {each.host.machine.usable_cpus} CPUs")
+        _show(each.run, directory / "hosts" / each.host.host, plain=plain)
+    print(f"all hosts: {directory / 'report.md'}")
+    return code
+
+
+@app.command()
+def worker(
+    address: Annotated[
+        str, typer.Argument(help="Of the dask scheduler, such as tcp://192.168.1.5:8786.")
+    ],
+    label: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE, such as board=pi5; may be given again.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of this host in reports. Default: its host name.")] = None,
+) -> ExitCode:
+    """Join a fleet: measure here what 'mnv3-bench run --fleet' asks for, until interrupted."""
+    from mnv3_bench.fleet.cluster import local_hosts, require_dask
+    from mnv3_bench.fleet.wire import labels_of
+    from mnv3_bench.fleet.worker import default_name, supervise
+
+    labels = labels_of(label or [])
+    require_dask()
+    if local_hosts(address) is not None:
+        raise UsageError(f"{address} has no scheduler to join; type its address, such as tcp://192.168.1.5:8786")
+    supervise(address, name or default_name(), labels)
+    return ExitCode.DONE
+
+
 def _only_with_resume(asked: Any) -> None:
     """A resumed run is the one that was asked for then; only limits may change."""
     given = [
         name
         for name in asked.__dataclass_fields__
-        if getattr(asked, name) is not None and name not in ("timeout", "worker_memory")
+        if getattr(asked, name) is not None and name not in ("limit_time", "limit_memory")
     ]
     if given:
         flags = ", ".join("--" + name.replace("_", "-") for name in given)
@@ -303,15 +393,23 @@ def report(
     output: Annotated[str | None, typer.Option(help="Folder to write to. Default: the run's.")] = None,
 ) -> ExitCode:
     """Write the report of a run again, without measuring; or its figures in forms that other tools read."""
+    from mnv3_reports.fleet import FleetError, is_fleet
     from mnv3_reports.formats import write_formats
     from mnv3_reports.rundir import RunDirectoryError
 
     names = [name.strip() for name in format.split(",") if name.strip()]
+    place = Path(output) if output is not None else None
     try:
-        for path in write_formats(Path(directory), names, Path(output) if output is not None else None):
-            print(path)
-    except (RunDirectoryError, ValueError) as error:
+        if is_fleet(Path(directory)):
+            from mnv3_reports.fleet_report import write_fleet_report
+
+            written = write_fleet_report(Path(directory), names, place)
+        else:
+            written = write_formats(Path(directory), names, place)
+    except (FleetError, RunDirectoryError, ValueError) as error:
         raise UsageError(f"--format: {error}" if isinstance(error, ValueError) else str(error)) from None
+    for path in written:
+        print(path)
     return ExitCode.DONE
 
 
@@ -348,6 +446,7 @@ app.command("profile")(profiling_cli.profile)
 app.command("evaluate")(evaluating_cli.evaluate)
 app.command("train")(training_cli.train)
 app.command("recipes")(training_cli.recipes)
+app.add_typer(cache_cli.app, name="cache")
 
 
 @app.command()
@@ -386,7 +485,11 @@ def invoke(arguments: list[str]) -> int:
         return _complain(error.format_message(), ExitCode.USAGE)
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
-    except Exception:  # noqa: BLE001 - Python's own exit code for it is 1, a gate's 'regression'
+    except Exception as error:  # noqa: BLE001 - Python's own exit code for it is 1, a gate's 'regression'
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            name = str(error.filename)  # typed by somebody, whatever it was typed for
+            shown = name if len(name) <= 60 else f"{name[:60]}…"
+            return _complain(f"'{shown}' cannot be looked up: {error.strerror}; type another path", ExitCode.USAGE)
         import traceback
 
         traceback.print_exc()
@@ -395,7 +498,9 @@ def invoke(arguments: list[str]) -> int:
 
 
 def _complain(text: str, code: int) -> int:
-    print(f"mnv3-bench: {' '.join(text.split())}", file=sys.stderr)
+    from mnv3_reports.escaping import plain
+
+    print(f"mnv3-bench: {plain(text)}", file=sys.stderr)  # it may quote a stranger's file
     return int(code)
 
 

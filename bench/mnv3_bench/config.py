@@ -106,6 +106,7 @@ def _asked(table: dict[str, Any], file: Path) -> Asked:
     known = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(Asked)}
     for plural in ("models", "inputs"):  # as the flags are called, which are given once for each
         known[plural.removesuffix("s")] = known.pop(plural)
+    known |= {"timeout": "limit_time", "worker-memory": "limit_memory"}  # as these flags may be typed, too
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key == "gate":
@@ -124,7 +125,7 @@ _KINDS = {
     "flag": ("quick", "cold", "tune"),
     "integer": ("seed", "num_classes", "keep_float"),
     "text": ("device", "output", "data", "split", "normalization", "recipe"),
-    "quantity": ("precision", "time_budget", "tune_budget", "timeout", "worker_memory", "max_drop"),
+    "quantity": ("precision", "time_budget", "tune_budget", "limit_time", "limit_memory", "max_drop"),
     "counts": ("threads", "batch_sizes", "resolutions"),
 }
 _EXPECTED = {

@@ -144,7 +144,7 @@ class Worker:
         tail = self.tail()
         self.kill()
         return WorkerError(
-            f"no answer within {limit:.0f} s; killed (raise --timeout if it needs longer)", tail
+            f"no answer within {limit:.0f} s; killed (raise --limit-time if it needs longer)", tail
         )
 
     def pause(self) -> None:

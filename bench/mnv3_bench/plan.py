@@ -60,6 +60,8 @@ class Limits:
     evaluate: float = 86400.0
     """Of one cell; large, since nobody knows how many images there are. A dead worker is noticed at once."""
     memory_bytes: int | None = None
+    everywhere: float | None = None
+    """The limit that was asked for in every phase; None where each has its own."""
 
     @classmethod
     def all_at(cls, seconds: float, memory_bytes: int | None) -> Limits:
@@ -74,6 +76,7 @@ class Limits:
             train=seconds,
             evaluate=seconds,
             memory_bytes=memory_bytes,
+            everywhere=seconds,
         )
 
 
@@ -107,8 +110,8 @@ class Asked:
     recipe: str | None = None
     ablate: str | Sequence[str] | None = None
     keep_float: int | None = None
-    timeout: str | float | None = None
-    worker_memory: str | int | None = None
+    limit_time: str | float | None = None
+    limit_memory: str | int | None = None
 
 
 @dataclass(frozen=True)
@@ -125,12 +128,13 @@ class Plan:
     """What accuracy is measured on."""
 
 
-def make_plan(asked: Asked, *, timed: bool = True) -> Plan:
+def make_plan(asked: Asked, *, timed: bool = True, elsewhere: bool = False) -> Plan:
     """Resolve a request.
 
     Args:
         asked: what was typed.
         timed: whether latency is measured; otherwise accuracy alone.
+        elsewhere: whether other machines measure it: what they have is found there.
 
     Raises:
         UsageError: it is wrong; the message says what to type instead.
@@ -151,10 +155,10 @@ def make_plan(asked: Asked, *, timed: bool = True) -> Plan:
     accuracy = _accuracy(asked, weights, networks, models, trains=bool(ablated))
     notes += accuracy.notes
     device = asked.device or "cpu"
-    backends, skipped = _backends(_names(asked.backends, "all"), device)
+    backends, skipped = _backends(_names(asked.backends, "all"), device, elsewhere=elsewhere)
     threads = _counts(asked.threads, "1", "--threads")
     cpus = usable_cpus()
-    if max(threads) > cpus:
+    if max(threads) > cpus and not elsewhere:
         notes.append(
             f"--threads {max(threads)} is more than the {cpus} CPUs this process may use; "
             "such cells wait for themselves"
@@ -358,9 +362,9 @@ def make_limits(asked: Asked) -> Limits:
     Raises:
         UsageError: a duration or size is none.
     """
-    memory = size(asked.worker_memory, "--worker-memory") if asked.worker_memory is not None else None
-    if asked.timeout is not None:
-        return Limits.all_at(seconds(asked.timeout, "--timeout"), memory)
+    memory = size(asked.limit_memory, "--limit-memory") if asked.limit_memory is not None else None
+    if asked.limit_time is not None:
+        return Limits.all_at(seconds(asked.limit_time, "--limit-time"), memory)
     return Limits(memory_bytes=memory)
 
 
@@ -444,11 +448,13 @@ def _variants(names: list[str], flag: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _backends(names: list[str], device: str) -> tuple[tuple[str, ...], tuple[Skipped, ...]]:
+def _backends(
+    names: list[str], device: str, *, elsewhere: bool
+) -> tuple[tuple[str, ...], tuple[Skipped, ...]]:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise UsageError(f"--device {device} is not known; type cpu, cuda or cuda:N")
     kind = device.split(":")[0]
-    if kind == "cuda" and not sees_gpu():
+    if kind == "cuda" and not elsewhere and not sees_gpu():
         raise UsageError(f"--device {device}: this machine shows no GPU; type --device cpu")
     known = backend_names()
     if not names:
@@ -469,15 +475,11 @@ def _backends(names: list[str], device: str) -> tuple[tuple[str, ...], tuple[Ski
                 raise UsageError(f"--backends: {name} does not run on {kind}; these do: {', '.join(able)}")
             skipped.append(Skipped(name, f"does not run on {kind}", None))
             continue
-        lack = missing(info)
+        lack = None if elsewhere else lacking(name, kind, requested=not everything)
         if lack is not None:
-            skipped.append(Skipped(name, lack[0], lack[1], requested=not everything))
-            continue
-        unable = backend.unavailable() if kind == "cpu" else None
-        if unable is not None:
-            skipped.append(Skipped(name, unable, None, requested=not everything))
-            continue
-        found.append(backend.name)
+            skipped.append(lack)
+        else:
+            found.append(backend.name)
     if not found:
         reasons = "; ".join(
             f"{skip.backend}: {skip.reason}" + (f" (type: {skip.install})" if skip.install else "")
@@ -485,6 +487,20 @@ def _backends(names: list[str], device: str) -> tuple[tuple[str, ...], tuple[Ski
         )
         raise UsageError(f"no requested backend can be measured here: {reasons}")
     return tuple(dict.fromkeys(found)), tuple(skipped)
+
+
+def lacking(name: str, kind: str, *, requested: bool) -> Skipped | None:
+    """What keeps a backend from running on this machine; None when nothing does.
+
+    Raises:
+        UnknownBackendError: there is no such backend.
+    """
+    backend = get_backend(name)
+    lack = missing(backend.info)
+    if lack is not None:
+        return Skipped(name, lack[0], lack[1], requested=requested)
+    unable = backend.unavailable() if kind == "cpu" else None
+    return Skipped(name, unable, None, requested=requested) if unable is not None else None
 
 
 def _counts(

@@ -143,8 +143,8 @@ class Preparer:
         self._names = 0
         self.width = 1
 
-    def missing(self) -> dict[str, float]:
-        """Entries that are not in the store and will have to be built, and about how long each takes."""
+    def wanted(self) -> list[tuple[dict[str, Any], float]]:
+        """Keys of everything that is needed, and about how long each takes to be built."""
         wanted = [(self.keys.images(*which), 1.0) for which in self._wanted_images()]
         wanted += [(self.keys.samples(*which), 1.0) for which in self._wanted_samples()]
         wanted += [(self.keys.data_images(*which), 1.0) for which in self._wanted_labelled()]
@@ -159,7 +159,11 @@ class Preparer:
             ]
             if self.explain and explains(cell):
                 wanted.append((self.keys.explanation(cell), SHORT_BUILD))
-        return {digest(key): seconds for key, seconds in wanted if self.store.find(key) is None}
+        return wanted
+
+    def missing(self) -> dict[str, float]:
+        """Entries that are not in the store and will have to be built, and about how long each takes."""
+        return {digest(key): seconds for key, seconds in self.wanted() if self.store.find(key) is None}
 
     def run(self, width: int, tick: Callable[[], None] | None = None) -> Artifacts:
         """Prepare everything; a cell that cannot be prepared becomes a recorded failure."""
@@ -474,6 +478,9 @@ class Preparer:
         found = self.store.find(key)
         if found is not None:
             return found
+        wrong = self.store.damaged.pop(digest(key), None)
+        if wrong is not None:
+            self.record(Note(f"{title}: the cached entry was damaged and is built anew ({wrong})"))
         start = time.perf_counter()
         self._names += 1
         with self._begin(key) as building:

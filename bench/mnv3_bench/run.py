@@ -18,7 +18,7 @@ import msgspec
 
 from mnv3_bench import noise
 from mnv3_bench.backends import get_backend
-from mnv3_bench.cache import Store, default_root, digest
+from mnv3_bench.cache import Store, default_root, digest, size_limit
 from mnv3_bench.coldstart import ColdStarts, inspected_wrong
 from mnv3_bench.conductor import Conductor, Contender, Outcome, Policy
 from mnv3_bench.display import Display, make_display
@@ -73,6 +73,8 @@ class Session:
     """Reached when measuring was interrupted."""
     preparer: Preparer | None = None
     """What builds entries of the store, once it was asked to."""
+    reports: bool = True
+    """Whether the run ends with a report; one that is a part of another does not."""
 
     def record(self, entry: Entry) -> None:
         """Keep an entry: on disk first, then in memory."""
@@ -128,6 +130,7 @@ def execute(session: Session) -> ExitCode:
 
 def open_run(plan: Plan, command: str) -> Session:
     """Make the run directory and its journal."""
+    size_limit()  # a wrong one is said before there is anything on the disk
     now = datetime.now(UTC)
     directory = plan.output or Path("mnv3-runs") / now.strftime("%Y-%m-%dT%H-%M-%S")
     try:
@@ -451,7 +454,7 @@ def finish(session: Session, outcome: Outcome, interrupted: bool) -> ExitCode:
         session.journal.close()
     if not interrupted:
         shutil.rmtree(session.directory / "artifacts", ignore_errors=True)
-    written = write_report(session.directory)
+    written = write_report(session.directory) if session.reports else True
     if interrupted:
         return ExitCode.INTERRUPTED
     return ExitCode.CELLS_FAILED if failures or lacking or not written else ExitCode.DONE

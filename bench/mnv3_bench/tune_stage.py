@@ -316,5 +316,5 @@ def _discarded(call_seconds: float) -> int:
 
 
 def _reason(failure: Failure) -> str:
-    """One line; the launcher's advice is left out, for `--timeout` is not what limits a search."""
-    return f"{failure.phase}: {failure.reason.partition(' (raise --timeout')[0]}"
+    """One line; the launcher's advice is left out, for `--limit-time` is not what limits a search."""
+    return f"{failure.phase}: {failure.reason.partition(' (raise --limit-time')[0]}"

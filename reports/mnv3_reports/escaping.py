@@ -1,6 +1,7 @@
 """Text from elsewhere, made harmless: names and reasons come from networks, runtimes and measured code.
 
-`plain` makes one line of a text for anywhere, `inline` and `code` make it harmless in markdown.
+`plain` makes one line of a text for anywhere, `printable` keeps its lines, `inline` and `code` make it harmless in
+markdown, `spreadsheet` in a table that a spreadsheet opens.
 """
 
 from __future__ import annotations
@@ -15,6 +16,20 @@ def plain(text: str) -> str:
     """
     printable = (c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return " ".join("".join(printable).split())
+
+
+def printable(text: str) -> str:
+    """The same of a text of several lines, which stay."""
+    return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def spreadsheet(text: str) -> str:
+    """One line that a spreadsheet takes for text: what begins like a formula gets an apostrophe before it.
+
+    Source: owasp.org/www-community/attacks/CSV_Injection.
+    """
+    line = plain(text)
+    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
 
 
 def inline(text: str) -> str:

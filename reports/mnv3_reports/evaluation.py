@@ -22,7 +22,7 @@ from mnv3_reports.class_tables import FEW, counted
 from mnv3_reports.compare import BASELINE
 from mnv3_reports.escaping import code, inline, plain
 from mnv3_reports.layout import folded, to_markdown
-from mnv3_reports.parts import Parts, Section
+from mnv3_reports.parts import PAGE, Parts, Section
 from mnv3_reports.predictions import PredictionsError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ PER_CLASS = "per_class.csv"
 
 def evaluation_text(summary: Summary, pictures: Sequence[Picture] = ()) -> str:
     """The whole report of an evaluation, however much of it was measured."""
-    return parts.to_markdown(summary.run, parts_of(summary), pictures)
+    return parts.to_markdown(summary.run, parts_of(summary), pictures, page=PAGE)
 
 
 def parts_of(summary: Summary) -> Parts:

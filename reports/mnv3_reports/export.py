@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mnv3_reports import flat
+from mnv3_reports.escaping import spreadsheet
 from mnv3_reports.summary import Summary
 
 if TYPE_CHECKING:
@@ -16,11 +17,15 @@ if TYPE_CHECKING:
 
 
 def to_csv(run: Run) -> str:
-    """One line a cell under the columns of `mnv3_reports.flat`; what is not known is an empty field."""
+    """One line a cell under the columns of `mnv3_reports.flat`; what is not known is an empty field.
+
+    Texts are made one line each, which no spreadsheet takes for a formula.
+    """
     out = io.StringIO()
     writer = csv.DictWriter(out, [field.name for field in flat.FIELDS], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flat.rows(Summary(run)))
+    for row in flat.rows(Summary(run)):
+        writer.writerow({name: spreadsheet(v) if isinstance(v, str) else v for name, v in row.items()})
     return out.getvalue()
 
 

@@ -1,7 +1,7 @@
 """The journal: one JSON line an entry, appended while a run goes on, so that a cut-off run can be read.
 
-Every entry is handed to the operating system before `Journal.append` returns; killing the process loses
-nothing that was appended. (A power cut may: entries are not forced to the disk.)
+Every entry is on the disk before `Journal.append` returns: neither killing the process nor a power cut loses what
+was appended. What that takes (docs/durability.md has figures) is spent between blocks, while every worker is paused.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from mnv3_reports.disk import sync_data, sync_directory
+from mnv3_reports.escaping import plain
 from mnv3_reports.record import SCHEMA_VERSION, Block, Entry, Run, RunStarted
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 NAME = "journal.jsonl"
 """The journal's file name inside a run directory."""
+
+_OPENING = b'{"type":"started"'
 
 _DECODER: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 
@@ -55,20 +59,30 @@ class Journal:
 
     @classmethod
     def create(cls, path: str | Path) -> Self:
-        """Begin a new journal.
+        """Begin a new journal. Its name, and that of its directory, are on the disk before it returns.
+
+        What was cut off within its first line holds nothing, and is begun again.
 
         Raises:
             JournalError: the file exists already, or cannot be made.
         """
         path = Path(path)
         try:
-            return cls(path, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644))
-        except FileExistsError:
-            raise JournalError(
-                f"'{path}' exists already; choose another --output, or go on: --resume '{path.parent}'"
-            ) from None
+            if _begun(path):
+                raise JournalError(
+                    f"'{path}' exists already; choose another --output, or go on: --resume '{path.parent}'"
+                )
+            journal = cls(path, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644))
+            if _begun(path):  # by another process, before this one had the lock
+                journal.close()
+                raise JournalError(f"'{path}' was just begun by another run; choose another --output")
+            os.ftruncate(journal._descriptor, 0)
+            journal._size = 0
+            for directory in (path.absolute().parent, path.absolute().parent.parent):
+                sync_directory(directory)
         except OSError as error:
             raise JournalError(_why(path, error)) from error
+        return journal
 
     @classmethod
     def resume(cls, path: str | Path) -> Self:
@@ -94,7 +108,7 @@ class Journal:
         return journal
 
     def append(self, entry: Entry) -> None:
-        """Add one entry.
+        """Add one entry; it is on the disk when this returns.
 
         Raises:
             ValueError: the entry could not be read back, such as a figure that is not finite.
@@ -115,6 +129,7 @@ class Journal:
         try:
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
+            sync_data(self._descriptor)
         except OSError:
             # Half a line must not stay in front of later ones.
             os.ftruncate(self._descriptor, self._size)
@@ -153,7 +168,7 @@ def read_journal(path: str | Path) -> list[Entry]:
         raise JournalError(f"'{path}' holds no finished line: nothing was recorded, so start the run again")
     try:
         opening = msgspec.json.decode(lines[0], type=_Opening)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise JournalError(f"'{path}' is no mnv3-bench journal: its first line starts no run") from None
     if opening.type != "started":
         raise JournalError(f"'{path}' is no mnv3-bench journal: its first line starts no run")
@@ -163,8 +178,8 @@ def read_journal(path: str | Path) -> list[Entry]:
     for number, line in enumerate(lines, start=1):
         try:
             entries.append(_DECODER.decode(line))
-        except msgspec.DecodeError as error:
-            raise JournalError(f"'{path}' is damaged in line {number}: {error}") from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise JournalError(f"'{path}' is damaged in line {number}: {plain(str(error))}") from error
     return entries
 
 
@@ -177,7 +192,10 @@ def assemble(entries: Sequence[Entry]) -> Run:
     header = entries[0] if entries else None
     if not isinstance(header, RunStarted):
         raise JournalError("a run's entries begin with its start; these do not")
-    run = Run.started(msgspec.structs.replace(header, schema=SCHEMA_VERSION))
+    try:
+        run = Run.started(msgspec.structs.replace(header, schema=SCHEMA_VERSION))
+    except ValueError as error:
+        raise JournalError(f"the journal is not of one run: {plain(str(error))}") from None
     for entry in entries[1:]:
         try:
             run.add(entry)
@@ -185,10 +203,10 @@ def assemble(entries: Sequence[Entry]) -> Run:
                 run.cells[entry.cell]
         except KeyError as error:
             raise JournalError(
-                f"the journal speaks of cell {error}, which its first line does not list"
+                f"the journal speaks of cell {plain(str(error))}, which its first line does not list"
             ) from None
         except ValueError as error:
-            raise JournalError(f"the journal is not of one run: {error}") from None
+            raise JournalError(f"the journal is not of one run: {plain(str(error))}") from None
     return run
 
 
@@ -201,6 +219,15 @@ def wrong_version(path: Path, found: int) -> str:
     """One line for a record of a schema version that is not read here."""
     remedy = "update mnv3-bench to read it" if found > SCHEMA_VERSION else "no version has ever written it"
     return f"'{path}' has record schema {found}, this mnv3-bench reads schema 1 to {SCHEMA_VERSION}; {remedy}"
+
+
+def _begun(path: Path) -> bool:
+    """Whether a file is there that is more than a cut-off first line of ours."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    return bool(_finished(data)) or not data.startswith(_OPENING[: len(data)])
 
 
 def _finished(data: bytes) -> int:

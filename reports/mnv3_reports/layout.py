@@ -9,7 +9,7 @@ import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
-from mnv3_reports.escaping import code, plain
+from mnv3_reports.escaping import code, plain, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -159,7 +159,7 @@ def to_rich(
         rich_table.add_column(Text(heading), justify=align, no_wrap=not wraps, width=wide)
     for row in table.rows:
         rich_table.add_row(*(Text(_on_terminal(value, notes), "bold red" * value.alert) for value in row))
-    below = [f"({letter}) {note}" for note, letter in notes] + ([caption] if caption else [])
+    below = [f"({letter}) {plain(note)}" for note, letter in notes] + ([plain(caption)] if caption else [])
     if below:
         rich_table.caption = Text("\n".join(below))
     return rich_table
@@ -195,7 +195,7 @@ def _widths(table: Table, room: int | None) -> list[int | None]:
 
 def _on_terminal(value: Value, notes: _Notes) -> str:
     """What a terminal shows; an alert is not told by its colour alone."""
-    return value.text + (" !" if value.alert else "") + notes.mark(value.note, " ({})")
+    return printable(value.text) + (" !" if value.alert else "") + notes.mark(value.note, " ({})")
 
 
 def _wrapping(table: Table) -> list[bool]:
@@ -208,7 +208,7 @@ def _wrapping(table: Table) -> list[bool]:
 
 def escape(text: str) -> str:
     """Text that stays one table cell: no line breaks, no bars, no markup."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return plain(text).replace("|", "\\|").replace("<", "&lt;")
 
 
 def folded(summary: str, body: str) -> str:
@@ -221,7 +221,7 @@ def fenced(text: str) -> str:
     fence = "```"
     while fence in text:
         fence += "`"
-    return f"{fence}\n{text.strip()}\n{fence}"
+    return f"{fence}\n{printable(text.strip())}\n{fence}"
 
 
 class _Notes:

@@ -29,7 +29,7 @@ from mnv3_reports.escaping import code, inline, plain
 from mnv3_reports.facts import fact_lines
 from mnv3_reports.layout import folded, to_markdown
 from mnv3_reports.noise import noise_lines
-from mnv3_reports.parts import Parts, Section
+from mnv3_reports.parts import PAGE, Parts, Section
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -56,7 +56,7 @@ images, in points: the section Accuracy says how both are meant."""
 
 def report_text(summary: Summary, pictures: Sequence[Picture] = ()) -> str:
     """The whole report of a run, however much of it was measured."""
-    return parts.to_markdown(summary.run, parts_of(summary), pictures)
+    return parts.to_markdown(summary.run, parts_of(summary), pictures, page=PAGE)
 
 
 def parts_of(summary: Summary) -> Parts:

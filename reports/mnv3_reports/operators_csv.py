@@ -6,7 +6,7 @@ import csv
 import io
 from typing import TYPE_CHECKING
 
-from mnv3_reports.escaping import plain
+from mnv3_reports.escaping import spreadsheet
 
 if TYPE_CHECKING:
     from mnv3_reports.record import Run
@@ -28,7 +28,8 @@ FIELDS = (
     *("contains", "precision", "seconds", "lower", "upper", "share", "macs", "bytes", "output_shape"),
 )
 """Times are in seconds of one call (median and quartiles over repeats), `share` is of the unprofiled call and empty
-where that has no time; `contains` and `output_shape` have spaces between their parts. Names are made one line each."""
+where that has no time; `contains` and `output_shape` have spaces between their parts. Names are made one line each, which no spreadsheet takes for a
+formula."""
 
 
 def to_csv(run: Run) -> str | None:
@@ -48,15 +49,15 @@ def to_csv(run: Run) -> str | None:
             writer.writerow(
                 [
                     *(
-                        plain(cell.variant),
-                        plain(cell.backend),
+                        spreadsheet(cell.variant),
+                        spreadsheet(cell.backend),
                         cell.threads,
                         cell.batch,
                         cell.resolution,
                         place,
                     ),
-                    *map(plain, names),
-                    plain(each.precision or ""),
+                    *map(spreadsheet, names),
+                    spreadsheet(each.precision or ""),
                     *map(_figure, (each.seconds, each.lower, each.upper, share)),
                     *(each.macs, each.bytes, " ".join(map(str, each.output_shape))),
                 ]

@@ -4,10 +4,16 @@ journal.jsonl     every entry as it happened; the truth as long as it is there
 run.json          everything but the samples (docs/record-schema.json describes it)
 samples.parquet   one row a call, with its block's facts repeated
 cells.parquet     one flat row a cell with derived statistics (`mnv3_reports.flat`)
+
+Each file is whole or not there, and the two tables say which moment of the run they are of: files of two moments,
+as a writer leaves that was killed between them, are never read as one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import io
 import os
 import tempfile
@@ -16,7 +22,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mnv3_reports import flat, journal
+from mnv3_reports import checking, flat, journal
+from mnv3_reports.disk import sync_data, sync_directory
+from mnv3_reports.escaping import plain
 from mnv3_reports.record import SCHEMA_VERSION, Block, Run
 from mnv3_reports.summary import Summary
 
@@ -26,6 +34,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 RUN, SAMPLES, CELLS = "run.json", "samples.parquet", "cells.parquet"
+MOMENT = b"mnv3_bench_moment"
+"""Key in the tables' own metadata; its value is `moment` of the run that they were written from."""
+
+_PART = ".part"
+"""Ending of files that are being written."""
 
 _BLOCK_FACTS = {
     "cell": "string",
@@ -77,6 +90,9 @@ def write_run(run: Run, directory: str | Path) -> list[Path]:
         {field.name: pa.type_for_alias(field.kind) for field in flat.FIELDS},
     )
     samples = _samples_table(run.blocks)
+    cells, samples = (
+        table.replace_schema_metadata({MOMENT: moment(run).encode()}) for table in (cells, samples)
+    )
     return [
         write_file(directory / RUN, lambda path: path.write_bytes(document + b"\n")),
         write_file(directory / CELLS, lambda path: pq.write_table(cells, path, compression="zstd")),
@@ -84,10 +100,16 @@ def write_run(run: Run, directory: str | Path) -> list[Path]:
     ]
 
 
+def moment(run: Run) -> str:
+    """How far a run had come, in a line: the same for files that belong together."""
+    ended = run.finished.ended_at if run.finished is not None else "unfinished"
+    return f"{run.header.run_id} {len(run.resumed)} {len(run.epochs)} {ended}"
+
+
 def load_run(directory: str | Path) -> Run:
     """Read a run: from its journal while that is there, otherwise from `run.json` and `samples.parquet`.
 
-    Without whole samples there are no latencies; `Run.lost` says so, and everything else is there.
+    Without whole samples of the same moment there are no latencies; `Run.lost` says so, and everything else is there.
 
     The journal comes first because it alone is up to date when a run was cut off, or went on later.
 
@@ -99,9 +121,10 @@ def load_run(directory: str | Path) -> Run:
         raise RunDirectoryError(f"'{directory}' is no directory; give the directory of a run")
     if (directory / journal.NAME).is_file():
         try:
-            return journal.assemble(journal.read_journal(directory / journal.NAME))
+            run = journal.assemble(journal.read_journal(directory / journal.NAME))
         except journal.JournalError as error:
             raise RunDirectoryError(str(error)) from error
+        return _checked(run, directory / journal.NAME)
     if not (directory / RUN).is_file():
         raise RunDirectoryError(
             f"'{directory}' is no run directory: it has neither {journal.NAME} nor {RUN}; "
@@ -109,33 +132,49 @@ def load_run(directory: str | Path) -> Run:
         )
     run = _read_document(directory / RUN)
     try:
-        run.blocks = _read_samples(directory / SAMPLES)
+        run.blocks = _read_samples(directory / SAMPLES, moment(run))
     except RunDirectoryError as error:
         run.lost = (f"no cell has a latency here, since {error}",)
         return run
+    _checked(run, directory / RUN)
     unknown = next((block.cell for block in run.blocks if block.cell not in run.cells), None)
     if unknown is not None:
         raise RunDirectoryError(
-            f"'{directory}' mixes two runs: {SAMPLES} has cell '{unknown}', {RUN} does not"
+            f"'{directory}' mixes two runs: {SAMPLES} has cell '{plain(unknown)}', {RUN} does not"
         )
+    return run
+
+
+def _checked(run: Run, path: Path) -> Run:
+    """The run, which may be anybody's, once it is known to be one.
+
+    Raises:
+        RunDirectoryError: it says what cannot be.
+    """
+    found = checking.fault(run)
+    if found is not None:
+        raise RunDirectoryError(f"'{path}' is not the record of a run: {found}")
     return run
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a temporary file beside `path`, then put it in place: readers never see half a file.
 
+    It is on the disk before it is in place, so that a power cut leaves the old file or the new one.
+
     Raises:
         RunDirectoryError: it cannot be written; what was there before stays.
     """
-    temporary: Path | None = None
+    temporary, descriptor = None, -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(descriptor)
-        temporary = Path(name)
+        _sweep(path)
+        temporary, descriptor = _part_of(path)
         temporary.chmod(0o644)
         write(temporary)
+        sync_data(descriptor)
         temporary.replace(path)
+        sync_directory(path.parent)
     except OSError as error:
         raise RunDirectoryError(
             f"cannot write '{path}': {error.strerror or error}; free the space or choose another --output"
@@ -143,7 +182,27 @@ def write_file(path: Path, write: Callable[[Path], object]) -> Path:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if descriptor >= 0:
+            os.close(descriptor)
     return path
+
+
+def _part_of(path: Path) -> tuple[Path, int]:
+    """A new file beside another, and its descriptor. As long as that is open the file is locked: its writer lives."""
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PART, dir=path.parent)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return Path(name), descriptor
+        os.close(descriptor)  # it was swept away before it was locked
+
+
+def _sweep(path: Path) -> None:
+    """Remove what writers of a file that were killed have left beside it, as far as that is possible."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{_PART}"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -162,8 +221,8 @@ def _read_document(path: Path) -> Run:
         if not journal.readable(version):
             raise RunDirectoryError(journal.wrong_version(path, version))
         run = msgspec.json.decode(data, type=Run)
-    except msgspec.DecodeError as error:
-        raise RunDirectoryError(f"'{path}' is not the record of a run: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RunDirectoryError(f"'{path}' is not the record of a run: {plain(str(error))}") from error
     run.header = msgspec.structs.replace(run.header, schema=SCHEMA_VERSION)
     return run
 
@@ -208,7 +267,7 @@ def _samples_table(blocks: list[Block]) -> pa.Table:
     return rows.append_column("sample_ns", pc.list_flatten(samples))
 
 
-def _read_samples(path: Path) -> list[Block]:
+def _read_samples(path: Path, expected: str) -> list[Block]:
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -216,7 +275,14 @@ def _read_samples(path: Path) -> list[Block]:
     if not path.is_file():
         raise RunDirectoryError(f"there is no '{path}'; copy the whole run directory")
     try:
-        table = pq.ParquetFile(path).read().combine_chunks()
+        file = pq.ParquetFile(path)
+        # Earlier versions wrote none.
+        found = (file.schema_arrow.metadata or {}).get(MOMENT, expected.encode())
+        if found != expected.encode():
+            raise RunDirectoryError(
+                f"'{path}' is of another moment of the run than {RUN}: whoever wrote them was cut off between the two"
+            )
+        table = file.read().combine_chunks()
         if not len(table):
             return []
         index = table["block"].combine_chunks()

@@ -11,6 +11,7 @@ from mnv3_reports.accuracy import is_reference
 from mnv3_reports.accuracy_words import alerts, doubts, than_accepted, told
 from mnv3_reports.advice import advice
 from mnv3_reports.compare import BASELINE
+from mnv3_reports.escaping import plain
 from mnv3_reports.layout import MISSING, Column, Value, to_rich, width
 from mnv3_reports.provenance import partial_notice
 from mnv3_reports.summary import Summary
@@ -69,11 +70,12 @@ class FittingTable:
             return
         gone = ", ".join(column.title for column in self._columns if column not in columns)
         caption = f"left out, for want of width: {gone}; the report has all" if gone else None
-        yield to_rich(table, partial_notice(run), caption, options.max_width)
+        notice = partial_notice(run)
+        yield to_rich(table, notice and plain(notice), caption, options.max_width)
         for line in alerts(self._summary, markdown=False):
-            yield Text(line, "bold red" if run.header.request.max_drop is not None else "")
+            yield Text(plain(line), "bold red" if run.header.request.max_drop is not None else "")
         for line in doubts(self._summary, markdown=False):
-            yield Text(line)
+            yield Text(plain(line))
 
     def _table(self, columns: Sequence[Column[CellRow]]) -> Table:
         return tables.cells_table(self._rows, columns, name_variant=True)
@@ -135,7 +137,7 @@ def advice_lines(run: Run) -> list[str]:
     written = [
         token.children or () for token in MarkdownIt().parse(advice(Summary(run))) if token.type == "inline"
     ]
-    return ["".join(part.content for part in parts if part.content) for parts in written]
+    return [plain("".join(part.content for part in parts if part.content)) for parts in written]
 
 
 def accuracy_table(run: Run) -> FittingTable:
@@ -162,7 +164,7 @@ def plain_lines(run: Run) -> list[str]:
         for row in tables.cell_rows(summary, variant):
             what = ", ".join(_figures(row)) if row.statistics is not None else _reason(row)
             lines.append(f"{row.record.cell.key}: {what}")
-    return lines
+    return [plain(line) for line in lines]
 
 
 def accuracy_lines(run: Run) -> list[str]:
@@ -178,7 +180,7 @@ def accuracy_lines(run: Run) -> list[str]:
         else:
             what = ", ".join(_accuracy(row))
         lines.append(f"{row.record.cell.key}: {what}")
-    return [*lines, *alerts(summary, markdown=False), *doubts(summary, markdown=False)]
+    return [plain(each) for each in (*lines, *alerts(summary, markdown=False), *doubts(summary, markdown=False))]
 
 
 def _figures(row: CellRow) -> Iterator[str]:

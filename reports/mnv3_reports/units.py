@@ -25,7 +25,7 @@ def significant(value: float, digits: int = 3) -> str:
     if value == 0:
         return "0"
     exponent = math.floor(math.log10(abs(value)))
-    rounded = round(value, digits - 1 - exponent)
+    rounded = float(f"{value:.{digits - 1}e}")  # round() cannot take the smallest numbers
     # 9.996 becomes 10.0, which has a digit more in front of the point.
     exponent = math.floor(math.log10(abs(rounded)))
     if not -4 < exponent < 7:

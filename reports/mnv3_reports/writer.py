@@ -14,6 +14,7 @@ from mnv3_reports import charts, class_tables, evaluation, journal, operators_cs
 from mnv3_reports.drawings import Picture, drawings
 from mnv3_reports.html.page import page_text
 from mnv3_reports.markdown import parts_of
+from mnv3_reports.parts import PAGE as PAGE
 from mnv3_reports.parts import to_markdown
 from mnv3_reports.rundir import RUN, RunDirectoryError, load_run, write_run, write_text
 from mnv3_reports.summary import Summary
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from mnv3_reports.record import Run
 
-REPORT, PAGE = "report.md", "report.html"
+REPORT = "report.md"
 
 
 def write_report(directory: str | Path, *, with_charts: bool = True) -> list[Path]:
@@ -84,7 +85,7 @@ def write_pages(
             written.append(write_text(output / light, drawn_light))
             written.append(write_text(output / dark, charts.darkened_svg(drawn_light)))
             pictures.append(Picture(drawing.title, light, dark))
-        written.append(write_text(output / REPORT, to_markdown(run, parts, pictures)))
+        written.append(write_text(output / REPORT, to_markdown(run, parts, pictures, page=PAGE)))
     return written
 
 

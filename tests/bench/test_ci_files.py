@@ -13,6 +13,7 @@ import pytest
 import typer
 import yaml
 
+from mnv3_bench import __version__
 from mnv3_bench.cli import app
 from mnv3_bench.config import read_gate_config
 from mnv3_bench.errors import ExitCode
@@ -46,7 +47,7 @@ def step(name: str) -> dict[str, Any]:
 
 
 def job_steps(document: dict[str, Any]) -> list[dict[str, Any]]:
-    return [each for job in document.get("jobs", {}).values() for each in job["steps"]]
+    return [each for job in document.get("jobs", {}).values() for each in job.get("steps", [])]
 
 
 def everything_with_steps() -> list[tuple[str, list[dict[str, Any]]]]:
@@ -147,10 +148,12 @@ def test_nothing_is_pasted_into_a_script(name: str, steps: list[dict[str, Any]])
 
 
 @pytest.mark.parametrize(("name", "steps"), everything_with_steps())
-def test_actions_are_pinned_by_major_version(name: str, steps: list[dict[str, Any]]) -> None:
+def test_actions_are_pinned(name: str, steps: list[dict[str, Any]]) -> None:
+    """GitHub's own by major version, anybody else's by commit."""
     for each in steps:
         used = each.get("uses")
-        assert used is None or re.fullmatch(r"actions/[a-z-]+@v\d+|\./|OWNER/mnv3-bench@REF", used), used
+        known = r"actions/[a-z-]+@v\d+|[\w-]+/[\w-]+@[0-9a-f]{40}|\./|OWNER/mnv3-bench@REF"
+        assert used is None or re.fullmatch(known, used), used
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -160,12 +163,57 @@ def test_workflows_may_read_and_nothing_else_and_end(path: Path) -> None:
     assert "pull_request_target" not in document["on"]
     nightly = "schedule" in document["on"]
     assert nightly or "pull_request" in document["on"]
-    assert nightly or document["concurrency"]["cancel-in-progress"] is True
-    for job in document["jobs"].values():
+    publishes = path.name == "release.yml"
+    assert nightly or document["concurrency"]["cancel-in-progress"] is not publishes
+    for name, job in document["jobs"].items():
+        if "uses" in job:  # another workflow of this project, which has limits of its own
+            assert (ROOT / job["uses"]) in WORKFLOWS, name
+            continue
         assert 0 < job["timeout-minutes"] <= (120 if nightly else 60)
+        assert publishes or "permissions" not in job, name
         for each in job["steps"]:
             if each.get("uses", "").startswith("actions/checkout@"):
                 assert each["with"]["persist-credentials"] is False
+
+
+def test_what_may_publish_waits_for_the_tests_and_runs_no_code_of_this_project() -> None:
+    document = load((ROOT / ".github" / "workflows" / "release.yml").read_text())
+    assert document["on"]["push"] == {"tags": ["v*"]}
+    jobs = document["jobs"]
+    may = {name: job["permissions"] for name, job in jobs.items() if "permissions" in job}
+    assert may == {"github": {"contents": "write"}, "pypi": {"id-token": "write"}}
+    assert jobs["pypi"]["environment"] == "pypi"
+    for name in may:
+        assert jobs[name]["if"] == "github.ref_type == 'tag'"
+        assert jobs[name]["needs"] == ["tests", "build"]
+        used = [each["uses"].partition("@")[0] for each in jobs[name]["steps"] if "uses" in each]
+        assert set(used) <= {"actions/download-artifact", "pypa/gh-action-pypi-publish"}
+        commands = [each["run"].split()[:3] for each in jobs[name]["steps"] if "run" in each]
+        assert commands in ([], [["gh", "release", "create"]])
+    kept = {
+        each["with"]["name"] for each in jobs["build"]["steps"] if "upload-artifact" in each.get("uses", "")
+    }
+    taken = {
+        each["with"]["name"]
+        for name in may
+        for each in jobs[name]["steps"]
+        if "download-artifact" in each.get("uses", "")
+    }
+    assert taken == kept == {"dist", "notes"}
+
+
+def test_a_release_has_the_notes_of_its_version() -> None:
+    document = load((ROOT / ".github" / "workflows" / "release.yml").read_text())
+    (script,) = (
+        each["run"] for each in document["jobs"]["build"]["steps"] if "CHANGELOG.md" in each.get("run", "")
+    )
+    command = script.removesuffix(" > notes.md")
+    notes = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert notes.startswith(f"## {__version__} (")
+    assert notes.count("\n## ") == 0
+    assert "\n- " in notes
 
 
 def test_the_gate_on_this_project_has_the_base_and_a_name_for_each_report() -> None:

@@ -224,7 +224,7 @@ def test_side_by_side_runs_tasks_at_once_isolates_failures_and_takes_more(launch
     assert results == {
         0: "Imported",
         1: "the process was killed by SIGSEGV",
-        2: "no answer within 1 s; killed (raise --timeout if it needs longer)",
+        2: "no answer within 1 s; killed (raise --limit-time if it needs longer)",
         3: "Imported",
         4: "Imported",
     }

@@ -71,8 +71,8 @@ def test_a_reference_that_is_asked_for_is_measured_once() -> None:
         (Asked(time_budget="0s"), r"--time-budget 0s is not a duration; type for example --time-budget 4m"),
         (Asked(time_budget="soon"), r"--time-budget soon is not a duration"),
         (
-            Asked(worker_memory="-1GB"),
-            r"--worker-memory -1GB is not a size; type for example --worker-memory 2GB",
+            Asked(limit_memory="-1GB"),
+            r"--limit-memory -1GB is not a size; type for example --limit-memory 2GB",
         ),
         (Asked(seed=-1), r"--seed -1 is negative"),
         (Asked(num_classes=1), r"--num-classes 1 is too few"),

@@ -415,7 +415,7 @@ class FakeStage:
         backend = Cell.from_key(key).backend
         if self.turns.count(backend) >= self.dies_at.get(backend, 10**9):
             return Failure(
-                key, "measure", "no answer within 12 s; killed (raise --timeout if it needs longer)"
+                key, "measure", "no answer within 12 s; killed (raise --limit-time if it needs longer)"
             )
         self.turns.append(backend)
         self.calls.add((discard, calls))
@@ -537,7 +537,7 @@ def test_workers_that_fail_are_told_apart_from_the_default_s(tmp_path: Path, kno
     stage.dies_at = {IDLE: 2}
     assert bench.epoch([QUICK, IDLE], 0) == {
         QUICK: "load: the process was killed by SIGABRT",
-        # --timeout is not what limited it.
+        # --limit-time is not what limited it.
         IDLE: "measure: no answer within 12 s; killed",
     }
     stage.dies_at = {"fake-switched": len(stage.turns)}

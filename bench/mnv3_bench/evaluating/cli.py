@@ -85,12 +85,21 @@ def evaluate(
     cold: Annotated[
         bool | None, typer.Option("--cold", help="Build everything anew instead of using the artifact cache.")
     ] = None,
-    timeout: Annotated[
-        str | None, typer.Option(help="Limit for each order to a worker, such as 60s. Default: by phase.")
-    ] = None,
-    worker_memory: Annotated[
+    limit_time: Annotated[
         str | None,
-        typer.Option(help="Memory limit of one worker, such as 4GB. Default: half of the machine's."),
+        typer.Option(
+            "--limit-time",
+            "--timeout",
+            help="Limit for each order to a worker and for reading a --model, such as 60s. Default: by phase.",
+        ),
+    ] = None,
+    limit_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--limit-memory",
+            "--worker-memory",
+            help="Memory limit of each worker and of reading a --model, such as 4GB. Default: half of the machine's.",
+        ),
     ] = None,
 ) -> ExitCode:
     """Measure accuracy on labelled images, on every backend, paired with eager fp32."""
@@ -122,8 +131,8 @@ def evaluate(
         seed=seed,
         output=output,
         cold=cold,
-        timeout=timeout,
-        worker_memory=worker_memory,
+        limit_time=limit_time,
+        limit_memory=limit_memory,
     )
     session = open_run(make_plan(asked, timed=False), shlex.join(["mnv3-bench", *sys.argv[1:]]))
     code = execute(session)

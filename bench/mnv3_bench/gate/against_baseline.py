@@ -65,7 +65,7 @@ NAMED = 6
 """Cells that a message lists."""
 ROOM = 1.3
 """A suggested time budget is this many times what the epochs took here."""
-LIMITS = ("time_budget", "output", "timeout", "worker_memory")
+LIMITS = ("time_budget", "output", "limit_time", "limit_memory")
 """What may differ from the baseline's run: how long it may take, and where it writes."""
 RESTRICTING = ("variants", "backends")
 OF_TWO_ARMS = ("detect", "inject_slowdown", "allow_different_outputs")

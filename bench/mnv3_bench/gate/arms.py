@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mnv3_bench.cache import hold
 from mnv3_bench.errors import IncomparableError, UsageError
 from mnv3_bench.gate.arm_worker import ANSWER, ArmAnswer, ArmRequest
 from mnv3_bench.model_files import SUFFIXES, format_of
@@ -273,6 +274,12 @@ def _prepare(
     if code:
         raise _refused(arm, code, log)
     answer = msgspec.json.decode((directory / "run" / ANSWER).read_bytes(), type=ArmAnswer)
+    # The arm's own leases ended with it.
+    hold(
+        Path(path)
+        for paths in (answer.artifacts, answer.references, answer.images)
+        for path in paths.values()
+    )
     try:
         run = assemble(read_journal(directory / "run" / JOURNAL))
     except JournalError as error:

@@ -100,11 +100,21 @@ def gate(
         str | None,
         typer.Option(help="TOML file with these options and [gate.rules]. Default: [tool.mnv3-bench]."),
     ] = None,
-    timeout: Annotated[
-        str | None, typer.Option(help="Limit for each order to a worker, such as 60s.")
+    limit_time: Annotated[
+        str | None,
+        typer.Option(
+            "--limit-time",
+            "--timeout",
+            help="Limit for each order to a worker and for reading a --model, such as 60s.",
+        ),
     ] = None,
-    worker_memory: Annotated[
-        str | None, typer.Option(help="Memory limit of one worker, such as 4GB.")
+    limit_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--limit-memory",
+            "--worker-memory",
+            help="Memory limit of each worker and of reading a --model, such as 4GB.",
+        ),
     ] = None,
 ) -> ExitCode:
     """Compare two arms, or here with a baseline. Exit: 0 pass, 1 regression, 3 inconclusive, 4 invalid.
@@ -143,8 +153,8 @@ def gate(
         num_classes=num_classes,
         weights=weights,
         output=output,
-        timeout=timeout,
-        worker_memory=worker_memory,
+        limit_time=limit_time,
+        limit_memory=limit_memory,
     )
     of_file, gate_of_file, file = read_gate_config(config)
     merged = _merged(asked, gate_of_file)

@@ -248,7 +248,7 @@ def _asked_of_arms(gate: Gate, arms: tuple[Arm, Arm]) -> dict[str, Any]:
         raise UsageError("a weights file belongs to one network; type for example --variants small")
     keep = (
         "backends", "threads", "batch_sizes", "resolutions", "device", "seed", "num_classes", "weights", "cold",
-        "inputs", "timeout", "worker_memory",
+        "inputs", "limit_time", "limit_memory",
     )  # fmt: skip
     given = {name: getattr(asked, name) for name in keep if getattr(asked, name) is not None}
     files = [*(arm.model for arm in arms if arm.model is not None), *models]

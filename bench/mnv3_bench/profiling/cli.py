@@ -69,12 +69,21 @@ def profile(
     cold: Annotated[
         bool | None, typer.Option("--cold", help="Build everything anew instead of using the artifact cache.")
     ] = None,
-    timeout: Annotated[
-        str | None, typer.Option(help="Limit for each order to a worker, such as 60s.")
-    ] = None,
-    worker_memory: Annotated[
+    limit_time: Annotated[
         str | None,
-        typer.Option(help="Memory limit of one worker, such as 4GB. Default: half of the machine's."),
+        typer.Option(
+            "--limit-time",
+            "--timeout",
+            help="Limit for each order to a worker and for reading a --model, such as 60s.",
+        ),
+    ] = None,
+    limit_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--limit-memory",
+            "--worker-memory",
+            help="Memory limit of each worker and of reading a --model, such as 4GB. Default: half of the machine's.",
+        ),
     ] = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="Print lines for a log, without bars or colour.")
@@ -111,8 +120,8 @@ def profile(
         quick=True,
         output=output,
         cold=cold,
-        timeout=timeout,
-        worker_memory=worker_memory,
+        limit_time=limit_time,
+        limit_memory=limit_memory,
     )
     given = [name for name, value in vars(asked).items() if value is not None and name != "quick"]
     if port is not None and not open_:

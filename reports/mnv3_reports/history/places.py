@@ -1,0 +1,293 @@
+"""Where a history lies: a local folder, or an fsspec URL such as s3://bucket/history. Names in it cannot leave it.
+
+A history is Parquet files in folders by month: `month=2026-01/run-….parquet` holds one run, `month=2026-01/all-….parquet`
+what `compact` put together. Files are written once, complete or not at all, and never changed. Other files are not read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mnv3_reports import journal
+from mnv3_reports.rundir import CELLS, RUN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+FILE = re.compile(r"month=\d{4}-\d{2}/(?:run|all)-[A-Za-z0-9-]{1,100}\.parquet")
+"""Names of a history's files, from its root."""
+MOST_LISTINGS = 50
+OBJECT_STORES = frozenset(
+    ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "r2", "memory")
+)
+"""Protocols under which an object appears whole or not at all."""
+MARKS = (CELLS, RUN, journal.NAME)
+"""A folder that holds one of these is one of a run."""
+INSTALL = "pip install 'mnv3-bench[history]'"
+
+
+class HistoryError(Exception):
+    """A history cannot be read or written. The message is one line that says what to do about it."""
+
+
+class Place(Protocol):
+    """A folder with a history, with run directories, or with both. Names are relative, with `/`."""
+
+    name: str
+    """As it was given."""
+    filesystem: Any
+    """fsspec's, None for a local folder."""
+
+    def files(self) -> list[str]:
+        """The files of the history, sorted."""
+        ...
+
+    def runs(self) -> list[str]:
+        """The folders of runs beneath, sorted; '' is the place itself."""
+        ...
+
+    def path(self, name: str) -> str:
+        """What DuckDB opens a file by."""
+        ...
+
+    def holds(self, name: str) -> bool:
+        """Whether there is such a file."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """A whole file.
+
+        Raises:
+            FileNotFoundError: it is not there (any more).
+        """
+        ...
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of the history, complete or not at all, and to stay."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file; one that is gone already is no fault."""
+        ...
+
+
+def open_place(given: str) -> Place:
+    """A folder or URL as a place. Nothing is created.
+
+    Raises:
+        HistoryError: the URL's protocol is not known, or its package is not installed.
+    """
+    if "::" in given:
+        raise HistoryError(f"'{given}' chains file systems; give a folder, or one URL such as s3://bucket/history")
+    if given.startswith(("file://", "local://")):
+        return LocalPlace(Path(given.partition("://")[2]))
+    return RemotePlace(given) if "://" in given else LocalPlace(Path(given))
+
+
+def settled(listing: Callable[[], list[str]]) -> list[str]:
+    """List until two listings agree.
+
+    A listing is not made at one moment: it may miss a compacted file that comes and, later on, the small ones that go
+    for it. What is gone then was replaced before, so the next listing has the new file.
+    """
+    before = listing()
+    for _ in range(MOST_LISTINGS):
+        now = listing()
+        if now == before:
+            return now
+        before = now
+    raise HistoryError("the history changes faster than it can be listed; try again when fewer jobs write to it")
+
+
+class LocalPlace:
+    """A folder. Links in it are not followed."""
+
+    filesystem = None
+
+    def __init__(self, root: Path) -> None:
+        self.name = str(root)
+        self.root = root.absolute()
+
+    def files(self) -> list[str]:
+        """See `Place`."""
+        return settled(self._listed)
+
+    def _listed(self) -> list[str]:
+        found: list[str] = []
+        try:
+            months = [entry.name for entry in os.scandir(self.root) if entry.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise HistoryError(f"'{self.name}' cannot be listed: {error.strerror}") from error
+        for month in months:
+            if month.startswith("month="):
+                with suppress(FileNotFoundError):  # it was emptied and removed by hand
+                    entries = os.scandir(self.root / month)
+                    found += [f"{month}/{entry.name}" for entry in entries if entry.is_file(follow_symlinks=False)]
+        return sorted(name for name in found if FILE.fullmatch(name))
+
+    def runs(self) -> list[str]:
+        """See `Place`."""
+        return sorted(self._walk())
+
+    def _walk(self) -> Iterator[str]:
+        for folder, folders, files in os.walk(self.root):
+            if any(mark in files for mark in MARKS):
+                folders.clear()
+                yield Path(folder).relative_to(self.root).as_posix().removeprefix(".")
+            folders[:] = [name for name in folders if not name.startswith((".", "month="))]
+
+    def path(self, name: str) -> str:
+        """See `Place`."""
+        return str(self.root / name)
+
+    def holds(self, name: str) -> bool:
+        """See `Place`."""
+        path = self.root / name
+        return path.is_file() and not path.is_symlink()
+
+    def read(self, name: str) -> bytes:
+        """See `Place`."""
+        return (self.root / name).read_bytes()
+
+    def write(self, name: str, data: bytes) -> None:
+        """See `Place`. It is on the disk, under its name, when this returns."""
+        path = self.root / checked(name)
+        temporary: Path | None = None
+        try:
+            if path.parent.is_symlink():
+                raise HistoryError(f"'{path.parent}' is a link; a history's folders are folders of its own")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, made = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+            temporary = Path(made)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+            for folder in (path.parent, self.root):
+                _sync(folder)
+        except OSError as error:
+            raise HistoryError(
+                f"cannot write '{path}': {error.strerror or error}; free the space or choose another --store"
+            ) from error
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        """See `Place`."""
+        try:
+            (self.root / checked(name)).unlink(missing_ok=True)
+        except OSError as error:
+            raise HistoryError(f"cannot remove '{self.root / name}': {error.strerror}") from error
+
+
+class RemotePlace:
+    """A folder behind an fsspec URL."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            import fsspec
+        except ImportError:
+            raise HistoryError(f"a history behind a URL needs fsspec; type {INSTALL}") from None
+        try:
+            self.filesystem, self.root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise HistoryError(f"'{url}' cannot be opened: {' '.join(str(error).split())}") from error
+        self.name = url
+        self.root = self.root.rstrip("/")
+        protocols = self.filesystem.protocol
+        self._whole = not OBJECT_STORES.isdisjoint((protocols,) if isinstance(protocols, str) else protocols)
+
+    def files(self) -> list[str]:
+        """See `Place`."""
+        return settled(lambda: [name for name in self._keys() if FILE.fullmatch(name)])
+
+    def runs(self) -> list[str]:
+        """See `Place`."""
+        keys = [PurePosixPath(key) for key in self._keys()]
+        return sorted({str(key.parent).removeprefix(".") for key in keys if key.name in MARKS})
+
+    def _keys(self) -> list[str]:
+        try:
+            self.filesystem.invalidate_cache()
+            found = self.filesystem.find(self.root)
+        except FileNotFoundError:
+            return []
+        except Exception as error:  # each file system raises its own
+            raise _refused(f"'{self.name}' cannot be listed", error) from error
+        prefix = f"{self.root}/".lstrip("/")
+        return sorted(key.lstrip("/").removeprefix(prefix) for key in found)
+
+    def path(self, name: str) -> str:
+        """See `Place`."""
+        return str(self.filesystem.unstrip_protocol(f"{self.root}/{name}"))
+
+    def holds(self, name: str) -> bool:
+        """See `Place`."""
+        return bool(self.filesystem.isfile(f"{self.root}/{name}"))
+
+    def read(self, name: str) -> bytes:
+        """See `Place`."""
+        try:
+            return bytes(self.filesystem.cat_file(f"{self.root}/{name}"))
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise _refused(f"'{self.path(name)}' cannot be read", error) from error
+
+    def write(self, name: str, data: bytes) -> None:
+        """See `Place`."""
+        target = f"{self.root}/{checked(name)}"
+        try:
+            if self._whole:
+                self.filesystem.pipe_file(target, data)
+                return
+            self.filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
+            part = f"{target}.{os.urandom(6).hex()}.part"
+            self.filesystem.pipe_file(part, data)
+            self.filesystem.mv(part, target)
+        except Exception as error:
+            raise _refused(f"cannot write '{self.path(name)}'", error) from error
+
+    def remove(self, name: str) -> None:
+        """See `Place`."""
+        try:
+            self.filesystem.rm_file(f"{self.root}/{checked(name)}")
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise _refused(f"cannot remove '{self.path(name)}'", error) from error
+
+
+def checked(name: str) -> str:
+    """The name of a file of a history.
+
+    Raises:
+        HistoryError: it is none.
+    """
+    if not FILE.fullmatch(name):
+        raise HistoryError(f"'{name}' is no name of a history's file")
+    return name
+
+
+def _refused(what: str, error: Exception) -> HistoryError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return HistoryError(f"{what}: {reason}; see that the URL, the credentials and the network are right")
+
+
+def _sync(folder: Path) -> None:
+    """Put a folder's entries on the disk: a new name is as safe as its file's contents then."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
