@@ -57,7 +57,8 @@ def list_(
     downloads = sum(_bytes_of(store.root / name) for name in ("weights", "fleet-files"))
     if downloads:
         print(
-            f"beside them, downloaded checkpoints and files of a fleet, which no limit removes: {megabytes(downloads)} MB"
+            "beside them, downloaded checkpoints and files of a fleet, which no limit removes: "
+            f"{megabytes(downloads)} MB"
         )
     return ExitCode.DONE
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mnv3_bench import __version__, cache_cli
+from mnv3_bench import __version__, cache_cli, history_cli
 from mnv3_bench.errors import ExitCode, UsageError
 from mnv3_bench.evaluating import cli as evaluating_cli
 from mnv3_bench.exporting import cli as exporting_cli
@@ -439,6 +439,39 @@ def compare(
     return ExitCode.DONE
 
 
+@app.command()
+def hosts(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN RUN…", help="Folders of runs, each of another host; or of a run over several."),
+    ],
+    output: Annotated[
+        str | None, typer.Option(help="Folder to write hosts.md and hosts.html to. Default: none.")
+    ] = None,
+) -> ExitCode:
+    """Put hosts beside each other: what is fastest on each, and which ranks change. Measures nothing."""
+    from mnv3_reports.across import across_hosts
+    from mnv3_reports.across_runs import load_hosts
+    from mnv3_reports.fleet import FleetError
+    from mnv3_reports.fleet_report import notes as notes_of
+    from mnv3_reports.html.page import plain_page
+    from mnv3_reports.parts import to_markdown
+    from mnv3_reports.rundir import RunDirectoryError, write_text
+
+    try:
+        found, fleets = load_hosts(runs)
+        notes = [note for fleet in fleets for note in notes_of(fleet)]
+        number = "1 host" if len(found) == 1 else f"{len(found)} hosts"
+        parts = across_hosts(f"MobileNet benchmark over {number}", found, notes)
+        print(to_markdown(None, parts), end="")
+        if output is not None:
+            print(write_text(Path(output) / "hosts.md", to_markdown(None, parts, page="hosts.html")))
+            print(write_text(Path(output) / "hosts.html", plain_page(parts)))
+    except (RunDirectoryError, FleetError, ValueError) as error:
+        raise UsageError(str(error)) from None
+    return ExitCode.DONE
+
+
 app.command("gate")(gate_cli.gate)
 app.command("gate-selftest")(gate_cli.selftest)
 app.command("export")(exporting_cli.export)
@@ -447,6 +480,7 @@ app.command("evaluate")(evaluating_cli.evaluate)
 app.command("train")(training_cli.train)
 app.command("recipes")(training_cli.recipes)
 app.add_typer(cache_cli.app, name="cache")
+app.add_typer(history_cli.app, name="history")
 
 
 @app.command()

@@ -51,6 +51,8 @@ def read_gate_config(path: str | None) -> tuple[Asked, GateAsked, str | None]:
         elif dashed not in known:
             names = sorted({*known, *_SHARED_WITH_RUN})
             raise UsageError(f"{file}: 'gate.{key}' is not a setting{nearest(key, names)}")
+        elif "\0" in str(value):
+            raise UsageError(f"{file}: gate.{key} holds a NUL character, which no text and no path has")
         elif not _fits_gate(known[dashed], value):
             raise UsageError(f"{file}: gate.{key} = {value!r} is not what was expected")
         else:
@@ -112,6 +114,8 @@ def _asked(table: dict[str, Any], file: Path) -> Asked:
         if key == "gate":
             continue
         name = known.get(key.replace("_", "-"))
+        if name is not None and "\0" in str(value):
+            raise UsageError(f"{file}: {key} holds a NUL character, which no text and no path has")
         if name is None:
             hint = nearest(key, sorted(known)) or f"; known are {', '.join(sorted(known))}"
             raise UsageError(f"{file}: '{key}' is not a setting{hint}")

@@ -11,6 +11,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from mnv3_reports.escaping import plain
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -85,8 +87,8 @@ class Display:
         """Time has passed while waiting."""
 
     def say(self, text: str) -> None:
-        """One line."""
-        print(text, file=sys.stderr, flush=True)
+        """One line. It may quote what a stranger's file made a runtime say."""
+        print(plain(text), file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """Nothing more will be shown."""
@@ -151,7 +153,7 @@ class LiveDisplay(Display):
 
     def say(self, text: str) -> None:
         """One line above the table."""
-        self.live.console.print(text, highlight=False, markup=False)
+        self.live.console.print(plain(text), highlight=False, markup=False)
 
     def end(self) -> None:
         """Take the table away."""
@@ -165,13 +167,14 @@ class LiveDisplay(Display):
 
     def _table(self) -> Any:
         from rich.table import Table
+        from rich.text import Text
 
         elapsed = time.monotonic() - self.phase_start
         left = f", at most {clock_text(self.left)} left" if self.left is not None else self._time_left()
         count = f" {self.done} of {self.total}" if self.total and self.left is None else ""
         table = Table(
             title=f"{self.phase}{count}, {clock_text(elapsed)}{left}",
-            caption=self.where,
+            caption=Text(plain(self.where)),
             title_justify="left",
             caption_justify="left",
         )
@@ -181,7 +184,7 @@ class LiveDisplay(Display):
         if len(settings) > 1:
             table.add_column("setting")
         for variant in variants:
-            table.add_column(f"{variant}, ms", justify="right")
+            table.add_column(Text(plain(f"{variant}, ms")), justify="right")
         rows: dict[tuple[str, str], dict[str, str]] = {}
         for key, cell in self.cells.items():
             medians = self.medians.get(key)
@@ -191,7 +194,8 @@ class LiveDisplay(Display):
         room = max(5, self.console.height - 8)
         for (backend, setting), texts in shown[:room]:
             lead = [backend, setting] if len(settings) > 1 else [backend]
-            table.add_row(*lead, *(texts.get(variant, "") for variant in variants))
+            shown_texts = (*lead, *(texts.get(variant, "") for variant in variants))
+            table.add_row(*(Text(plain(text)) for text in shown_texts))
         if len(shown) > room:
             table.add_row(f"… and {len(shown) - room} more rows")
         return table

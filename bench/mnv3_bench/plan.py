@@ -16,6 +16,7 @@ from mnv3_bench import plan_accuracy, plan_models, plan_weights
 from mnv3_bench.backends import UnknownBackendError, backend_names, get_backend, missing
 from mnv3_bench.environment import usable_cpus
 from mnv3_bench.errors import UsageError
+from mnv3_bench.model_files import INSPECTION_SECONDS, Reading
 from mnv3_models import parse_variant
 from mnv3_reports.record import Cell, Evaluation, Model, Preprocessing, Request, Skipped
 
@@ -145,7 +146,9 @@ def make_plan(asked: Asked, *, timed: bool = True, elsewhere: bool = False) -> P
         raise UsageError(
             "--input says what a --model takes; type --model FILE too, or --resolutions for the variants"
         )
-    models = plan_models.models(given, _paths(asked.inputs))
+    limits = make_limits(asked)
+    reading = Reading(limits.everywhere or INSPECTION_SECONDS, limits.memory_bytes)
+    models = plan_models.models(given, _paths(asked.inputs), reading)
     named = [plan_models.variant_of(name) for name in given]
     files = plan_weights.read(_names(asked.weights, ""))
     variants, ablated = _networks(asked, files, named)
@@ -224,7 +227,7 @@ def make_plan(asked: Asked, *, timed: bool = True, elsewhere: bool = False) -> P
         cells=cells,
         skipped=skipped,
         notes=tuple(notes),
-        limits=make_limits(asked),
+        limits=limits,
         output=Path(asked.output) if asked.output else None,
         evaluation=accuracy.evaluation,
     )

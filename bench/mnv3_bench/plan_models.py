@@ -11,7 +11,7 @@ import numpy as np
 
 from mnv3_bench.errors import UsageError
 from mnv3_bench.inputs import bytes_of, is_image
-from mnv3_bench.model_files import format_of, signature
+from mnv3_bench.model_files import Reading, format_of, signature
 from mnv3_models import parse_variant
 from mnv3_reports.record import Model, TensorSpec
 
@@ -30,7 +30,9 @@ class Typed(TensorSpec, frozen=True):
     """One part of `--input`; without a name it goes by its place, without a type the file's is taken."""
 
 
-def models(names: Sequence[str], inputs: Sequence[str]) -> dict[str, Model]:
+def models(
+    names: Sequence[str], inputs: Sequence[str], reading: Reading | None = None
+) -> dict[str, Model]:
     """Networks of the user's own, by the name of their variant.
 
     `module:function` is not looked up here, nor in the result unless it has inputs of its own: then it is measured
@@ -47,7 +49,7 @@ def models(names: Sequence[str], inputs: Sequence[str]) -> dict[str, Model]:
         if is_function(name):
             model = Model(format="module", path=name, inputs=tuple(named(typed))) if typed else None
         else:
-            model = _file(Path(name).expanduser(), typed, alone=len(names) == 1)
+            model = _file(Path(name).expanduser(), typed, reading, alone=len(names) == 1)
         if variant in found:
             raise UsageError(
                 f"--model: two networks are called {variant}; rename one of the files, since cells go by that name"
@@ -120,16 +122,16 @@ def named(typed: Sequence[Typed]) -> list[TensorSpec]:
         TensorSpec(part.name or f"input{position}", part.shape, part.dtype or "float32")
         for position, part in enumerate(typed)
     ]
-    _bounded(inputs)
+    bounded(inputs)
     return inputs
 
 
-def _file(path: Path, typed: Sequence[Typed], *, alone: bool) -> Model:
+def _file(path: Path, typed: Sequence[Typed], reading: Reading | None, *, alone: bool) -> Model:
     model_format = format_of(path)
-    stated = signature(path, model_format)
+    stated = signature(path, model_format, reading)
     complete = bool(stated.inputs) and all(spec.dtype and None not in spec.shape for spec in stated.inputs)
     inputs = settled(path.name, stated, typed if alone or not complete else [])
-    _bounded(inputs)
+    bounded(inputs)
     return Model(format=model_format, path=str(path.resolve()), inputs=tuple(inputs), holds=stated.holds)
 
 
@@ -212,7 +214,12 @@ def _guess(spec: OpenSpec, place: int) -> int:
     return 224 if len(spec.shape) == 4 and place else 1
 
 
-def _bounded(inputs: Sequence[TensorSpec]) -> None:
+def bounded(inputs: Sequence[TensorSpec]) -> None:
+    """Refuse inputs that would fill the memory.
+
+    Raises:
+        UsageError: one call of them takes too much.
+    """
     for spec in inputs:
         if math.prod(spec.shape) * np.dtype(spec.dtype).itemsize > MOST_INPUT_BYTES:
             raise UsageError(

@@ -190,7 +190,8 @@ class Preparer:
         return self.artifacts
 
     def _wanted_images(self) -> list[tuple[Purpose, int]]:
-        seeded = any(self.keys.seeds(cell.variant) for cell in self.cells)
+        variants = dict.fromkeys(cell.variant for cell in self.cells if self.keys.seeds(cell.variant))
+        seeded = any(self.store.find(self.keys.weights(variant)) is None for variant in variants)
         wanted: list[tuple[Purpose, int]] = [("weights", WEIGHTS_RESOLUTION)] if seeded else []
         mine = [c for c in self.cells if c.variant not in self.request.models and not self._has_data(c)]
         sizes = dict.fromkeys(cell.resolution for cell in mine)
@@ -270,6 +271,10 @@ class Preparer:
         if self.keys.trains(variant):
             yield from self._train(variant)
             return
+        if self.keys.seeds(variant) and ("weights", WEIGHTS_RESOLUTION) not in self.artifacts.images:
+            # They were there when it was asked what is missing; nothing has to be made of images, unless they are gone.
+            if self.store.find(self.keys.weights(variant)) is None:
+                yield from self._images("weights", WEIGHTS_RESOLUTION)
         entry = yield from self.build(
             self.keys.weights(variant),
             f"weights of {variant}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from mnv3_bench.display import Display, make_display
 from mnv3_bench.environment import machine, software, usable_cpus, usable_memory
 from mnv3_bench.errors import ExitCode, IncomparableError, RunStoppedError, UsageError
 from mnv3_bench.evaluating.stage import EVALUATING, Evaluator
+from mnv3_bench.folders import RUNS, new_folder
 from mnv3_bench.keys import Keys
 from mnv3_bench.launcher import CAN_FORK, Launcher
 from mnv3_bench.prepare import Artifacts, Preparer
@@ -33,6 +35,7 @@ from mnv3_bench.stage import Performer, WorkerStage
 from mnv3_bench.tune_stage import CellBench, Workshop, to_tune
 from mnv3_bench.tuning import DefaultFailedError, Search, least_seconds
 from mnv3_reports.compare import ratios_of
+from mnv3_reports.disk import NO_ROOM
 from mnv3_reports.journal import Journal, JournalError, assemble, read_journal
 from mnv3_reports.record import (
     SCHEMA_VERSION,
@@ -107,7 +110,7 @@ def execute(session: Session) -> ExitCode:
         RunStoppedError: nothing can be recorded any more.
     """
     interrupted = False
-    with terminations_interrupt():
+    with terminations_interrupt(), _stopping(session.directory):
         try:
             artifacts = prepare(session)
             evaluate(session, artifacts)
@@ -120,8 +123,6 @@ def execute(session: Session) -> ExitCode:
         except KeyboardInterrupt:
             interrupted = True
             outcome = Outcome("interrupted", session.precision, 0.0, 0.0)
-        except JournalError as error:
-            raise RunStoppedError(f"{error}; then go on: mnv3-bench --resume {session.directory}") from error
         finally:
             session.launcher.kill_all()
             session.display.end()
@@ -132,8 +133,9 @@ def open_run(plan: Plan, command: str) -> Session:
     """Make the run directory and its journal."""
     size_limit()  # a wrong one is said before there is anything on the disk
     now = datetime.now(UTC)
-    directory = plan.output or Path("mnv3-runs") / now.strftime("%Y-%m-%dT%H-%M-%S")
+    directory = plan.output or RUNS
     try:
+        directory = plan.output or new_folder(now)
         directory.mkdir(parents=True, exist_ok=True)
         journal = Journal.create(directory / JOURNAL)
     except (OSError, JournalError) as error:
@@ -141,7 +143,8 @@ def open_run(plan: Plan, command: str) -> Session:
         raise UsageError(f"--output: {directory} cannot be written: {text}") from None
     header = RunStarted(
         schema=SCHEMA_VERSION,
-        run_id=now.strftime("%Y%m%dT%H%M%S%f"),
+        # Nightly jobs of a hundred machines begin in the same second.
+        run_id=f"{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(3)}",
         started_at=now.isoformat(timespec="seconds"),
         command=command,
         request=plan.request,
@@ -149,18 +152,21 @@ def open_run(plan: Plan, command: str) -> Session:
         machine=machine(),
         software=software(),
     )
-    session = _session(directory, journal, Run.started(header), plan.limits)
     try:
+        session = _session(directory, journal, Run.started(header), plan.limits)
         journal.append(header)
-        entries: list[Entry] = [
-            *plan.skipped,
-            *([plan.evaluation] if plan.evaluation is not None else []),
-            *(Note(text) for text in (*plan.notes, *_blind_spots())),
-        ]
+    except (OSError, JournalError) as error:
+        journal.close()
+        text = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"--output: {directory} cannot be written: {text}") from None
+    entries: list[Entry] = [
+        *plan.skipped,
+        *([plan.evaluation] if plan.evaluation is not None else []),
+        *(Note(text) for text in (*plan.notes, *_blind_spots())),
+    ]
+    with _stopping(directory):
         for entry in entries:
             session.record(entry)
-    except JournalError as error:
-        raise UsageError(f"--output: {error}") from None
     for note in plan.notes:
         session.display.say(f"note: {note}")
     for skip in plan.skipped:
@@ -189,6 +195,8 @@ def reopen(directory: Path, limits: Limits) -> Session:
                 datetime.now(UTC).isoformat(timespec="seconds"), machine=machine(), software=software()
             )
         )
+    except OSError as error:
+        raise UsageError(f"--resume: {error.filename or path} cannot be written: {error.strerror}") from None
     except JournalError as error:
         raise UsageError(f"--resume: {error}") from None
     return session
@@ -438,7 +446,7 @@ def finish(session: Session, outcome: Outcome, interrupted: bool) -> ExitCode:
     failures = any(run.cells[key].failure or (timed and key not in measured) for key in run.header.cells)
     lacking = any(skip.requested for skip in run.skipped)
     status = "partial" if interrupted else "failures" if failures or lacking else "complete"
-    try:
+    with session.journal, _stopping(session.directory):
         session.record(
             RunFinished(
                 ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -448,16 +456,30 @@ def finish(session: Session, outcome: Outcome, interrupted: bool) -> ExitCode:
                 phase_seconds={name: round(value, 3) for name, value in session.phase_seconds.items()},
             )
         )
-    except JournalError as error:
-        raise RunStoppedError(f"{error}; then go on: mnv3-bench --resume {session.directory}") from error
-    finally:
-        session.journal.close()
     if not interrupted:
         shutil.rmtree(session.directory / "artifacts", ignore_errors=True)
     written = write_report(session.directory) if session.reports else True
     if interrupted:
         return ExitCode.INTERRUPTED
     return ExitCode.CELLS_FAILED if failures or lacking or not written else ExitCode.DONE
+
+
+@contextmanager
+def _stopping(directory: Path) -> Iterator[None]:
+    """A disk that takes nothing any more stops the run; what it says is how to go on.
+
+    Raises:
+        RunStoppedError: the disk took nothing any more.
+    """
+    then = f"then go on: mnv3-bench --resume {directory}"
+    try:
+        yield
+    except JournalError as error:
+        raise RunStoppedError(f"{error}; {then}") from error
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise RunStoppedError(f"'{error.filename or directory}': {NO_ROOM[error.errno]}, {then}") from error
 
 
 def write_report(directory: Path) -> bool:

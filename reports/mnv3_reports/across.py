@@ -1,32 +1,35 @@
-"""Runs of several hosts beside each other: what is fastest on each, and whether rankings change between them.
-
-Every ratio is formed within one host, where its cells took turns. A rank changes between two hosts only where the whole
-interval of the ratio is below 1 on the one and above 1 on the other. Hosts alike (one fingerprint of the machine, one of
-the versions) are the exception: there the same cell is held against itself, which is the spread from board to board.
-"""
+"""The report over hosts: what is fastest where, and whether rankings change between hosts; then tables and machines."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import combinations
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from mnv3_reports.between import Change, changes
-from mnv3_reports.escaping import plain
-from mnv3_reports.statistics import median, spread
-from mnv3_reports.summary import Summary
+from mnv3_reports import (
+    across_boards,
+    across_machines,
+    across_noise,
+    across_tables,
+    failures,
+    provenance,
+    units,
+)
+from mnv3_reports.accuracy_words import FLAG, joined
+from mnv3_reports.across_machines import listed
+from mnv3_reports.across_ranks import Across, Host, Pair, Question, named, pair_of, placed
+from mnv3_reports.across_tables import sides
+from mnv3_reports.escaping import code, inline, plain
+from mnv3_reports.parts import Parts, Section
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from mnv3_reports.across_boards import Alike
     from mnv3_reports.record import Cell, Run
-    from mnv3_reports.statistics import Interval
 
-Kind = Literal["backend", "network"]
-Place = Literal["below", "above", "untold"]
+NAMED = 4
+"""Hosts and backends that a sentence names."""
+ANSWERED = 12
+"""Lines of the answer; the tables have every network and setting."""
 
 
 class HostRun(NamedTuple):
@@ -38,249 +41,201 @@ class HostRun(NamedTuple):
     run: Run
 
 
-class Host(NamedTuple):
-    """A host with everything derived from its run."""
+def across_hosts(title: str, hosts: Sequence[HostRun], notes: Sequence[str] = ()) -> Parts:
+    """A report on what several hosts have measured.
 
-    name: str
-    """Printable, and of no other host."""
-    labels: Mapping[str, str]
-    summary: Summary
+    Args:
+        title: plain text.
+        hosts: what each is called, what tells it apart, and what it has measured.
+        notes: plain text, a line each, such as about hosts that nothing came of.
 
-    def timed(self, cell: Cell) -> bool:
-        """Whether the cell has a latency here."""
-        return cell.key in self.summary.statistics
-
-
-def named(hosts: Iterable[HostRun]) -> list[Host]:
-    """The hosts with names that can be printed; of namesakes the later ones are numbered."""
-    found: list[Host] = []
-    seen: Counter[str] = Counter()
-    for host in hosts:
-        name = plain(host.name) or "host without a name"
-        seen[name] += 1
-        unique = name if seen[name] == 1 else f"{name} ({seen[name]})"
-        found.append(Host(unique, host.labels, Summary(host.run)))
-    return found
-
-
-def placed(ratio: Interval) -> Place:
-    """On which side of 1 the whole interval lies."""
-    if ratio.bounded and ratio.high < 1:
-        return "below"
-    return "above" if ratio.bounded and ratio.low > 1 else "untold"
+    Raises:
+        ValueError: there is no host.
+    """
+    if not hosts:
+        raise ValueError("a report over hosts takes at least one run; give their folders")
+    across = Across(named(hosts))
+    alike = across_boards.alike(across)
+    sections = [
+        Section("Latency on each host", list(across_tables.latencies(across))),
+        Section("Against the reference networks on each host", list(across_tables.references(across))),
+        Section("Ranks that change between hosts", list(across_tables.ranks(across))),
+        Section("Boards alike", list(across_boards.boards(across, alike))),
+        Section("Failures and skips", list(_failures(across, notes))),
+        Section("Noise met on each host", list(across_noise.noise(across))),
+        Section("The hosts", list(across_machines.machines(across))),
+    ]
+    return Parts.of(plain(title), "\n\n".join([*_answer(across, alike), *_noted(notes)]), sections, "")
 
 
-class Pair(NamedTuple):
-    """Two cells that differ in the backend or in the network, on every host that timed both in one round."""
+def _answer(across: Across, alike: Sequence[Alike]) -> Iterator[str]:
+    several = len(across.hosts) > 1
+    cut_off = [host for host in across.hosts if provenance.partial_notice(host.summary.run) is not None]
+    if cut_off:
+        yield f"{FLAG} Not whole on {listed(cut_off)}: what follows holds what was measured until the run ended."
+    lines = [f"- {_fastest(across, question)}" for question in _asked(across)]
+    if not lines:
+        yield f"No cell was timed on {'any' if several else 'the'} host; see Failures and skips."
+        return
+    yield f"The fastest backend for each network{' on each host' if several else ''}:"
+    yield "\n".join(lines[:ANSWERED])
+    if len(lines) > ANSWERED:
+        yield f"{len(lines) - ANSWERED} more networks and settings are in the tables below."
+    flagged = [host for host in across.hosts for question in across.questions if _flag(host, question)]
+    if flagged:
+        yield f"{FLAG} beside a backend: it answers otherwise than its reference there, as the host's own report says."
+    if several:
+        yield from _changes(across)
+        yield from across_machines.differences(across)
+        yield from map(across_boards.sentence, alike)
+    untimed = [host for host in across.hosts if not host.summary.statistics]
+    if untimed:
+        yield f"{FLAG} Nothing was timed on {listed(untimed)}; see Failures and skips."
 
-    kind: Kind
-    first: Cell
-    second: Cell
-    ratios: dict[str, Interval]
-    """Host's name to the time of the first over that of the second."""
 
-    def on(self, place: Place) -> list[str]:
-        """Hosts where the interval lies there."""
-        return [name for name, ratio in self.ratios.items() if placed(ratio) == place]
-
-    @property
-    def changes_rank(self) -> bool:
-        """Whether one is faster on one host and the other on another, each beyond its interval."""
-        return bool(self.on("below") and self.on("above"))
-
-    @property
-    def order_differs(self) -> bool:
-        """Whether the estimates alone are on both sides of 1."""
-        return len({ratio.estimate < 1 for ratio in self.ratios.values()}) > 1
-
-    @property
-    def margin(self) -> float:
-        """How far beyond 1 both sides are at least, as a logarithm; negative where no rank changes."""
-        low = max(-math.log(ratio.high) if ratio.bounded else -math.inf for ratio in self.ratios.values())
-        high = max(
-            math.log(ratio.low) if ratio.bounded and ratio.low > 0 else -math.inf
-            for ratio in self.ratios.values()
-        )
-        return min(low, high)
-
-    @property
-    def extremes(self) -> tuple[str, str]:
-        """The hosts with the lowest and with the highest ratio, of those that tell it where some do."""
-        below, above = (self.on(place) or list(self.ratios) for place in ("below", "above"))  # type: ignore[arg-type]
-        return (
-            min(below, key=lambda name: self.ratios[name].estimate),
-            max(above, key=lambda name: self.ratios[name].estimate),
+def _noted(notes: Sequence[str]) -> Iterator[str]:
+    """What a reader has to know before quoting anything."""
+    if notes:
+        more = f"\n- {len(notes) - NAMED} more in Failures and skips" if len(notes) > NAMED else ""
+        yield (
+            f"{FLAG} Of the whole run:\n\n" + "\n".join(f"- {inline(note)}" for note in notes[:NAMED]) + more
         )
 
 
-def pair_of(kind: Kind, first: Cell, second: Cell, hosts: Sequence[Host]) -> Pair:
-    """The pair on the hosts that timed both in a round that they share; perhaps on none."""
-    ratios = {}
-    for host in hosts:
-        if host.timed(first) and host.timed(second):
-            ratio = host.summary.ratio(first.key, second.key)
-            if ratio is not None:
-                ratios[host.name] = ratio
-    return Pair(kind, first, second, ratios)
-
-
-class Question(NamedTuple):
-    """A network in a setting, and what is fastest for it on each host."""
-
-    variant: str
-    setting: str
-    cell: Cell
-    """Any of it, for words about the setting."""
-    best: dict[str, Cell]
-    """Host's name to the fastest cell; without hosts that timed none."""
-
-
-class Alike(NamedTuple):
-    """Hosts of one fingerprint: boards of one kind, or one machine more than once."""
-
-    hosts: list[Host]
-    differences: list[tuple[Host, Host, list[Change]]]
-    """Every two of them: the cells that both timed, the second's time over the first's."""
-
-    @property
-    def spread(self) -> float | None:
-        """Standard deviation between boards of ln(median), the median over cells; None without a cell on two."""
-        found = [_spread_of(key, self.hosts) for key in _keys(self.hosts)]
-        known = [each for each in found if each is not None]
-        return median(known) if known else None
-
-    @property
-    def within(self) -> float | None:
-        """The same between fresh processes of one board."""
-        found = [
-            statistics.epoch_spread
-            for host in self.hosts
-            for statistics in host.summary.statistics.values()
-            if statistics.epoch_spread is not None
-        ]
-        return median(found) if found else None
-
-
-def _keys(hosts: Sequence[Host]) -> list[str]:
-    return list(dict.fromkeys(key for host in hosts for key in host.summary.statistics))
-
-
-def _spread_of(key: str, hosts: Sequence[Host]) -> float | None:
-    timed = (host.summary.statistics.get(key) for host in hosts)
-    return spread([found.latency.estimate for found in timed if found is not None])
-
-
-@dataclass(frozen=True)
-class Across:
-    """All hosts together."""
-
-    hosts: list[Host]
-
-    @cached_property
-    def cells(self) -> list[Cell]:
-        """Every cell that some host was to measure or found while tuning, in the order of the hosts."""
-        found = {key: record.cell for host in self.hosts for key, record in host.summary.run.cells.items()}
-        return list(found.values())
-
-    @cached_property
-    def variants(self) -> list[str]:
-        """Networks: what was asked for, then references, then ablated forms."""
-        ordered = dict.fromkeys(variant for host in self.hosts for variant in host.summary.asked)
-        ordered |= dict.fromkeys(variant for host in self.hosts for variant in host.summary.variants)
-        return list(ordered)
-
-    @cached_property
-    def open(self) -> set[str]:
-        """Networks that a reader came for."""
-        return {variant for host in self.hosts for variant in host.summary.open}
-
-    @cached_property
-    def settings(self) -> list[str]:
-        """Every setting, in the order of the hosts."""
-        return list(dict.fromkeys(cell.setting for cell in self.cells))
-
-    @property
-    def shared(self) -> bool:
-        """Whether some cell was timed on two hosts."""
-        counts = Counter(key for host in self.hosts for key in host.summary.statistics)
-        return any(number > 1 for number in counts.values())
-
-    @cached_property
-    def questions(self) -> list[Question]:
-        """Networks in the report's order, each in every setting that it has."""
-        found = []
-        for variant in self.variants:
-            mine = {cell.setting: cell for cell in self.cells if cell.variant == variant}
-            for setting in self.settings:
-                if setting in mine:
-                    best = {host.name: host.summary.fastest(variant, setting) for host in self.hosts}
-                    told = {name: cell for name, cell in best.items() if cell is not None}
-                    found.append(Question(variant, setting, mine[setting], told))
-        return found
-
-    @cached_property
-    def pairs(self) -> list[Pair]:
-        """Every two backends of one network, and every two networks on one backend, that two hosts or more timed."""
-        return [pair for pair in self._pairs() if len(pair.ratios) > 1]
-
-    def _pairs(self) -> Iterator[Pair]:
-        by_network: dict[tuple[str, str], list[Cell]] = {}
-        by_backend: dict[tuple[str, str], list[Cell]] = {}
-        for cell in self.cells:
-            if sum(host.timed(cell) for host in self.hosts) > 1:
-                by_network.setdefault((cell.variant, cell.setting), []).append(cell)
-                by_backend.setdefault((cell.backend, cell.setting), []).append(cell)
-        for cells in by_network.values():
-            yield from (pair_of("backend", *two, self.hosts) for two in combinations(cells, 2))
-        for cells in by_backend.values():
-            yield from (pair_of("network", *two, self.hosts) for two in combinations(cells, 2))
-
-    @cached_property
-    def changed(self) -> list[Pair]:
-        """Pairs whose rank changes, the clearest first."""
-        return sorted((pair for pair in self.pairs if pair.changes_rank), key=lambda pair: -pair.margin)
-
-    @cached_property
-    def untold(self) -> list[Pair]:
-        """Pairs whose medians change order between hosts, but not beyond the intervals of both sides."""
-        found = (pair for pair in self.pairs if pair.order_differs and not pair.changes_rank)
-        return sorted(found, key=lambda pair: -pair.margin)
-
-    @cached_property
-    def versions(self) -> list[list[Host]]:
-        """Hosts with the same versions together, in their order."""
-        return _together(self.hosts, versions_of)
-
-    @cached_property
-    def alike(self) -> list[Alike]:
-        """Hosts with the same fingerprints of machine and versions, where there are several."""
-        groups = _together(self.hosts, lambda host: (_machine(host), *versions_of(host)))
-        return [
-            Alike(group, [(*two, changes(two[0].summary, two[1].summary)) for two in combinations(group, 2)])
-            for group in groups
-            if len(group) > 1
-        ]
-
-    @cached_property
-    def alike_but_for_versions(self) -> list[list[Host]]:
-        """Hosts with one machine's fingerprint and several of versions."""
-        groups = _together(self.hosts, lambda host: (_machine(host),))
-        return [group for group in groups if len({versions_of(host) for host in group}) > 1]
-
-
-def versions_of(host: Host) -> tuple[str, ...]:
-    """What is equal where the versions are."""
-    software = host.summary.run.header.software
-    return software.fingerprint or repr(software), software.project_version
-
-
-def _machine(host: Host) -> str:
-    machine = host.summary.run.header.machine
-    return machine.fingerprint or repr(machine)
-
-
-def _together(hosts: Sequence[Host], key: Callable[[Host], tuple[str, ...]]) -> list[list[Host]]:
-    found: dict[tuple[str, ...], list[Host]] = {}
-    for host in hosts:
-        found.setdefault(key(host), []).append(host)
+def _asked(across: Across) -> list[Question]:
+    """What the answer is about: the requested networks; for every number of threads the smallest batch."""
+    timed = [question for question in across.questions if question.best]
+    mine = [question for question in timed if question.variant in across.open] or timed
+    found: dict[tuple[str, int, str], Question] = {}
+    for question in mine:
+        cell = question.cell
+        key = cell.variant, cell.threads, cell.device
+        if key not in found or cell.batch < found[key].cell.batch:
+            found[key] = question
     return list(found.values())
+
+
+def _fastest(across: Across, question: Question) -> str:
+    """'**v3-small, 1 thread, …:** `litert` on a and b (…); `onnxruntime` on c (…). **The rank changes:** …'."""
+    winners: dict[Cell, list[Host]] = {}
+    for host in across.hosts:
+        if host.name in question.best:
+            winners.setdefault(question.best[host.name], []).append(host)
+    name = f"**{inline(question.variant)}, {inline(across.names.describe(question.cell))}:**"
+    if len(winners) == 1:
+        ((cell, hosts),) = winners.items()
+        where = f" on {_all_of(hosts, across)}" if len(across.hosts) > 1 else ""
+        times = [_time(host, cell, named=len(hosts) > 1) for host in hosts[:NAMED]]
+        more = f", and {len(hosts) - NAMED} more" if len(hosts) > NAMED else ""
+        return f"{name} {_backend(hosts, cell)}{where} ({', '.join(times)}{more}).{_close(hosts, cell)}"
+    ordered = sorted(winners.items(), key=lambda item: -len(item[1]))
+    told = [
+        f"{_backend(hosts, cell)} on {listed(hosts)} ({_time(hosts[0], cell, named=len(hosts) > 1)})"
+        for cell, hosts in ordered
+    ]
+    first = ordered[0][0]
+    judged = [_judged(across, pair_of("backend", first, cell, across.hosts)) for cell, _ in ordered[1:]]
+    return f"{name} {'; '.join(told)}. {' '.join(judged)}"
+
+
+def _all_of(hosts: Sequence[Host], across: Across) -> str:
+    if len(hosts) < len(across.hosts):
+        return listed(hosts)
+    return "both hosts" if len(hosts) == 2 else f"all {len(hosts)} hosts"
+
+
+def _flag(host: Host, question: Question) -> bool:
+    cell = question.best.get(host.name)
+    return cell is not None and host.summary.flagged(host.summary.run.cells[cell.key])
+
+
+def _backend(hosts: Sequence[Host], cell: Cell) -> str:
+    tuned = "" if any(host.summary.planned(cell) for host in hosts) else " (tuned)"
+    flagged = any(host.summary.flagged(host.summary.run.cells[cell.key]) for host in hosts)
+    return f"{code(cell.backend)}{tuned}{f' {FLAG}' if flagged else ''}"
+
+
+def _time(host: Host, cell: Cell, *, named: bool) -> str:
+    latency = f"{units.enclosed(host.summary.statistics[cell.key].latency, 1e3)} ms"
+    return f"{latency} on {inline(host.name)}" if named else latency
+
+
+def _close(hosts: Sequence[Host], cell: Cell) -> str:
+    """Where others are not told apart from the fastest."""
+    found = []
+    for host in hosts:
+        others = host.summary.close_to(cell)
+        if others:
+            more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+            names = ", ".join(code(each.backend) for each in others[:NAMED])
+            found.append(f"{names}{more} on {inline(host.name)}")
+    more = f"; others on {units.counted(len(found) - NAMED, 'more host')}" if len(found) > NAMED else ""
+    return f" Not told apart from it: {'; '.join(found[:NAMED])}{more}." if found else ""
+
+
+def _judged(across: Across, pair: Pair) -> str:
+    """Whether two winners change their rank between hosts, with both intervals."""
+    ratio = f"the time of {code(pair.first.backend)} over that of {code(pair.second.backend)} is"
+    if pair.changes_rank:
+        low, high = pair.extremes
+        return f"**The rank changes:** {ratio} {_on(pair, low)} and {_on(pair, high)}."
+    told = [_on(pair, name) for name in pair.ratios]
+    more = f" and so on, on {len(told)} hosts" if len(told) > NAMED else ""
+    untimed = [host for host in across.hosts if host.summary.statistics and host.name not in pair.ratios]
+    parts = [f"{ratio} {', '.join(told[:NAMED])}{more}"] if told else []
+    parts += [f"not both timed on {listed(untimed)}"] if untimed else []
+    return f"No change of rank is shown: {'; '.join(parts)}."
+
+
+def _on(pair: Pair, host: str) -> str:
+    ratio = pair.ratios[host]
+    untold = " (not told apart)" if placed(ratio) == "untold" else ""
+    return f"{units.enclosed(ratio)} on {inline(host)}{untold}"
+
+
+def _changes(across: Across) -> Iterator[str]:
+    """How many ranks change, and the clearest of them."""
+    if not across.pairs:
+        what = "No two cells were timed together" if across.shared else "No cell was timed"
+        yield f"{what} on two hosts, so no ranking is held against another."
+        return
+    counts = []
+    for kind, what in (("backend", "backends"), ("network", "networks")):
+        judged = sum(pair.kind == kind for pair in across.pairs)
+        changed = sum(pair.kind == kind for pair in across.changed)
+        if judged:
+            counts.append(f"{changed:,} of {units.counted(judged, 'pair')} of {what}")
+    untold = (
+        f"; {len(across.untold):,} more stand in another order and are not told apart"
+        if across.untold
+        else ""
+    )
+    clearest = ""
+    if across.changed:
+        pair = across.changed[0]
+        first, second, where = sides(across, pair)
+        low, high = pair.extremes
+        clearest = (
+            f" Clearest, with {where}: the time of {first} over that of {second} is {_on(pair, low)} and "
+            f"{_on(pair, high)}."
+        )
+    told = f"**Ranks that change between hosts**, beyond the intervals of both: {' and '.join(counts)}"
+    yield f"{told}{untold}.{clearest}"
+
+
+def _failures(across: Across, notes: Sequence[str]) -> Iterator[str]:
+    if notes:
+        yield "\n".join(f"- {inline(note)}" for note in notes)
+    whole = []
+    for host in across.hosts:
+        run = host.summary.run
+        if run.skipped or any(record.failure is not None for record in run.cells.values()):
+            yield f"### {inline(host.name)}"
+            yield from failures.section(host.summary)
+        else:
+            whole.append(host)
+    if whole and len(whole) == len(across.hosts):
+        yield "Nothing failed and nothing was skipped."
+    elif whole:
+        yield f"### {joined([inline(host.name) for host in whole])}"
+        yield "Nothing failed and nothing was skipped."

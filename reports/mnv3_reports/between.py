@@ -22,7 +22,7 @@ from mnv3_reports.summary import Summary
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from mnv3_reports.record import Cell, Run
+    from mnv3_reports.record import Block, Cell, Run
 
 HELD = (
     "Times of different runs are not interleaved. The intervals (Welch's, over epochs) know how much fresh processes "
@@ -85,17 +85,25 @@ def compared(runs: Sequence[tuple[str, Run]]) -> Parts:
 def changes(base: Summary, other: Summary) -> list[Change]:
     """The cells that both have timed, in the first run's order."""
     there = {record.cell.key for record in other.measured}
+    by_cell = [_by_cell(each.run) for each in (base, other)]
     found = []
     for record in base.measured:
         key = record.cell.key
         if key not in there:
             continue
-        logs = [absolute(epochs_of(b for b in each.run.blocks if b.cell == key)) for each in (base, other)]
+        logs = [absolute(epochs_of(blocks[key])) for blocks in by_cell]
         interval = welch_interval(logs[1], logs[0])
         high = math.exp(interval.high) if interval.bounded else math.inf
         ratio = Interval(math.exp(interval.estimate), math.exp(interval.low), high, interval.n)
         before, after = (each.statistics[key].latency.estimate for each in (base, other))
         found.append(Change(record.cell, before, after, ratio))
+    return found
+
+
+def _by_cell(run: Run) -> dict[str, list[Block]]:
+    found: dict[str, list[Block]] = {}
+    for block in run.blocks:
+        found.setdefault(block.cell, []).append(block)
     return found
 
 

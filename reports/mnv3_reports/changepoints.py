@@ -20,10 +20,11 @@ this finds steps and raises false alarms is measured in docs/changepoints.md.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
+
+from mnv3_reports.best_split import FEWEST, Split, best_split, memory_of, normal_scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,19 +33,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Array = npt.NDArray[np.float64]
-    Indices = npt.NDArray[np.intp]
 
-ALPHA = 0.005
-"""A change is reported at this p or below: half of what one false alarm in 100 clean series would allow."""
-FEWEST = 5
-"""Points that a segment has at least: what lasted for fewer nights is a disturbance, not a change."""
-DRAWS = 1999
-"""Of the null; the smallest p is one over one more."""
-SHORTEST_INTERVAL = 4 * FEWEST
-LONGEST_BLOCK = 20
-BURN_IN = 60
-HIGHEST_MEMORY = 0.9
-"""Autocorrelation beyond which drift and change cannot be told apart; stronger is taken for this."""
+ALPHA = 0.0015
+"""A change is reported at this p or below. If noise were as the null has it, one false alarm in 100 clean series would
+allow 0.01; recorded noise remembers longer and comes in spells."""
 
 
 class ChangePoint(msgspec.Struct, frozen=True):
@@ -59,15 +51,10 @@ class ChangePoint(msgspec.Struct, frozen=True):
     ratio: float
     """after / before: above 1 is slower, for times."""
     lower: float
-    """Lower end of the ratio's 95 % interval, for the split as found (`_ratio_interval`)."""
+    """Lower end of the ratio's 95 % interval, for the split as found (`_uncertainty`)."""
     upper: float
     p: float
     """Adjusted over all splits tried in its segment, and never below that of the split that made the segment."""
-
-
-class _Split(NamedTuple):
-    index: int
-    p: float
 
 
 def change_points(
@@ -75,14 +62,14 @@ def change_points(
 ) -> tuple[ChangePoint, ...]:
     """Lasting changes of level, in order of time.
 
-    A clean series raises an alarm with a chance of about `ALPHA`; after k real changes there are k + 1 segments to raise
-    one. Only order in time counts, not distance. A slow drift is not clean: it is answered with a few steps.
+    Each of the k + 1 segments between k real changes raises a false alarm with a chance of about `ALPHA`, if its noise
+    is stationary with first-order memory. Only order in time counts, not distance. A slow drift is answered with steps.
 
     Args:
         values: positive, in order of time, such as one median in seconds a night.
         half_widths: of each value's own 95 % interval, relative to the value (0.02 is 2 %, as
-            `mnv3_reports.statistics.half_width` gives it). A value that is much less certain than the others is drawn
-            towards its neighbours' median. Infinite: not known, and taken for as certain as the others.
+            `mnv3_reports.statistics.half_width` gives it). A value that is much less certain than the others counts
+            less. Infinite: not known, and taken for as certain as the others.
         seed: of the draws that p is read from.
 
     Returns:
@@ -96,51 +83,54 @@ def change_points(
 
     data = np.asarray(values, dtype=np.float64)
     if data.ndim != 1 or not np.isfinite(data).all() or (data <= 0).any():
-        raise ValueError("a value is not positive and finite; expected durations above zero, in order of time")
-    if half_widths is not None:
-        data = _drawn_to_neighbours(data, np.asarray(half_widths, dtype=np.float64))
+        raise ValueError(
+            "a value is not positive and finite; expected durations above zero, in order of time"
+        )
+    weights = _weights(data, half_widths)
     if len(data) < 2 * FEWEST:
         return ()
-    memory = _memory(_normal_scores(data))
-    splits = _relocated(data, _divided(data, memory, seed))
-    bounds = [0, *(split.index for split in splits), len(data)]
+    memory = memory_of(_weighted_scores(data, weights))
+    splits = _relocated(data, weights, _divided(data, weights, memory, seed))
+    bounds = [0, *(split.place for split in splits), len(data)]
     found = []
     for split, start, stop in zip(splits, bounds, bounds[2:], strict=False):
-        before, after = data[start : split.index], data[split.index : stop]
-        low, ratio, high = _ratio_interval(before, after, memory)
-        levels = float(np.median(before)), float(np.median(after))
-        found.append(ChangePoint(split.index, *levels, ratio, low, high, split.p))
+        before, after = data[start : split.place], data[split.place : stop]
+        level, new_level = float(np.median(before)), float(np.median(after))
+        ratio, factor = new_level / level, _uncertainty(before, after, memory)
+        found.append(
+            ChangePoint(split.place, level, new_level, ratio, ratio / factor, ratio * factor, split.p)
+        )
     return tuple(found)
 
 
-def _drawn_to_neighbours(data: Array, half_widths: Array) -> Array:
-    """Values with less of their own noise where there is more of it than usual.
-
-    A deviation from the running median of nine is multiplied by s² / (s² + e): s² the variance between neighbours, and
-    e how far the value's own variance is above the usual.
+def _weights(data: Array, half_widths: Sequence[float] | None) -> Array:
+    """s² / (s² + e): s² the variance between neighbours, e how far the value's own variance is above the usual one.
 
     Raises:
         ValueError: as `change_points`.
     """
     import numpy as np
 
-    if half_widths.shape != data.shape or np.isnan(half_widths).any() or (half_widths < 0).any():
-        raise ValueError(f"half widths do not fit; expected {len(data)} that are zero or above, relative to the value")
-    known = np.isfinite(half_widths)
-    if not known.any() or len(data) < 2 * FEWEST:
-        return data
-    logs = np.log(data)
-    between = (np.median(np.abs(np.diff(logs))) / 0.954) ** 2  # 0.954: median of |a - b| of two standard normal values
-    own = (half_widths / 1.96) ** 2
-    excess = np.where(known, np.maximum(0, own - np.median(own[known])), 0)
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(logs, 4, mode="reflect"), 9)
-    level = np.median(windows, axis=1)
-    keep = np.where(excess > 0, between / np.maximum(between + excess, 1e-300), 1)
-    drawn: Array = np.where(keep < 1, np.exp(level + (logs - level) * keep), data)
-    return drawn
+    weights = np.ones_like(data)
+    if half_widths is None:
+        return weights
+    own = (np.asarray(half_widths, dtype=np.float64) / 1.96) ** 2
+    if own.shape != data.shape or not (np.asarray(half_widths) >= 0).all():
+        raise ValueError(
+            f"half widths do not fit; expected {len(data)} that are zero or above, relative to the value"
+        )
+    known = np.isfinite(own)
+    if known.sum() < 2:
+        return weights
+    # 0.954: median distance of two standard normal values.
+    between = (float(np.median(np.abs(np.diff(np.log(data))))) / 0.954) ** 2
+    excess = own[known] - np.median(own[known])
+    if between > 0:
+        weights[known] = between / (between + np.maximum(0, excess))
+    return weights
 
 
-def _divided(data: Array, memory: float, seed: int) -> list[_Split]:
+def _divided(data: Array, weights: Array, memory: float, seed: int) -> list[Split]:
     """Splits in order of time: the best one of a segment if it is significant, then those within its two parts."""
     found = []
     waiting = [(0, len(data), 0.0)]
@@ -148,200 +138,49 @@ def _divided(data: Array, memory: float, seed: int) -> list[_Split]:
         start, stop, above = waiting.pop()
         if stop - start < 2 * FEWEST:
             continue
-        split = _best_split(data[start:stop], memory, seed)
+        split = best_split(_weighted_scores(data[start:stop], weights[start:stop]), memory, seed)
         p = max(above, split.p)
         if p <= ALPHA:
-            middle = start + split.index
-            found.append(_Split(middle, p))
+            middle = start + split.place
+            found.append(Split(middle, p))
             waiting += [(start, middle, p), (middle, stop, p)]
     return sorted(found)
 
 
-def _best_split(data: Array, memory: float, seed: int) -> _Split:
-    import numpy as np
-
-    scores = _normal_scores(data)
-    scale = math.sqrt((scores**2).mean())
-    if scale == 0:
-        return _Split(0, 1.0)
-    heights = _split_heights(scores) / (scale * math.sqrt(_inflation(scores)))
-    best = int(heights.argmax())
-    null = _null(_rounded_length(len(data)), math.ceil(10 * memory), seed)
-    # Rounding must not tell a series from its equal.
-    higher = len(null) - int(np.searchsorted(null, heights[best] - 1e-9))
-    return _Split(int(_candidates(len(data)).middle[best]), (1 + higher) / (1 + len(null)))
-
-
-def _relocated(data: Array, splits: list[_Split]) -> list[_Split]:
+def _relocated(data: Array, weights: Array, splits: list[Split]) -> list[Split]:
     """Splits moved to the best place between their neighbours: a short interval finds them, all points place them."""
     import numpy as np
 
     for _ in range(2):
-        bounds = [0, *(split.index for split in splits), len(data)]
+        bounds = [0, *(split.place for split in splits), len(data)]
         for position, split in enumerate(splits):
             start, stop = bounds[position], bounds[position + 2]
             size = stop - start
             left = np.arange(FEWEST, size - FEWEST + 1)
-            sums = np.cumsum(_normal_scores(data[start:stop]))
+            sums = np.cumsum(_weighted_scores(data[start:stop], weights[start:stop]))
             heights = np.abs(sums[left - 1] - left / size * sums[-1]) / np.sqrt(left * (size - left) / size)
             bounds[position + 1] = start + int(left[heights.argmax()])
-            splits[position] = split._replace(index=bounds[position + 1])
+            splits[position] = split._replace(place=bounds[position + 1])
     return splits
 
 
-def _normal_scores(data: Array) -> Array:
-    """Quantiles of the normal distribution at the ranks; equal values share the mean of theirs."""
-    import numpy as np
-
-    _, places, counts = np.unique(data, return_inverse=True, return_counts=True)
-    scores: Array = np.add.reduceat(_scores(len(data)), np.cumsum(counts) - counts) / counts
-    return scores[places]
+def _weighted_scores(data: Array, weights: Array) -> Array:
+    scores = normal_scores(data) * weights
+    centred: Array = scores - scores.mean()
+    return centred
 
 
-@lru_cache(maxsize=1024)
-def _scores(size: int) -> Array:
-    """Expected normal order statistics of this many values (Blom 1958), ascending."""
-    import numpy as np
-    from scipy.special import ndtri
+def _uncertainty(before: Array, after: Array, memory: float) -> float:
+    """The factor, 1 or above, by which the ratio of medians may be off at 95 %.
 
-    scores: Array = ndtri((np.arange(1, size + 1) - 0.375) / (size + 0.25))
-    return scores
-
-
-class _Candidates(NamedTuple):
-    """Every split of every interval: its bounds, and what the sums of scores at its sides are multiplied by."""
-
-    start: Indices
-    middle: Indices
-    stop: Indices
-    weight_before: Array
-    weight_after: Array
-
-
-@lru_cache(maxsize=1024)
-def _candidates(size: int) -> _Candidates:
-    """The whole and, from half of it down, intervals that overlap by half."""
-    import numpy as np
-
-    intervals = [(0, size)]
-    length = size / 2
-    while length >= SHORTEST_INTERVAL:
-        count = 2 * math.ceil(size / length) - 1
-        starts = np.linspace(0, size - length, count)
-        intervals += [(round(start), round(start + length)) for start in starts]
-        length /= 2
-    parts = []
-    for start, stop in intervals:
-        before = np.arange(FEWEST, stop - start - FEWEST + 1)
-        after = stop - start - before
-        weight = np.sqrt(before * after / (stop - start))
-        edges = np.full_like(before, start), np.full_like(before, stop)
-        parts.append((edges[0], start + before, edges[1], weight / before, weight / after))
-    return _Candidates(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-
-
-def _split_heights(scores: Array) -> Array:
-    """Standardised difference of the means at both sides of every candidate (..., points -> ..., candidates)."""
-    import numpy as np
-
-    at = _candidates(scores.shape[-1])
-    sums = _sums(scores)
-    middle = sums[..., at.middle]
-    after = (sums[..., at.stop] - middle) * at.weight_after
-    return np.abs(after - (middle - sums[..., at.start]) * at.weight_before)
-
-
-def _sums(scores: Array) -> Array:
-    import numpy as np
-
-    sums = np.zeros((*scores.shape[:-1], scores.shape[-1] + 1))
-    np.cumsum(scores, axis=-1, out=sums[..., 1:])
-    return sums
-
-
-def _inflation(scores: Array) -> Array:
-    """Variance of stretches' means over what independent values would have, at least 1 (..., points -> ...)."""
-    import numpy as np
-
-    size = scores.shape[-1]
-    block = max(2, min(LONGEST_BLOCK, round(2.5 * size ** (1 / 3)), size // 4))
-    sums = _sums(scores)
-    stretches = sums[..., block:] - sums[..., :-block]
-    differences = np.abs(stretches[..., block:] - stretches[..., :-block]).mean(axis=-1)
-    # Of a normal value, the mean distance from zero is sqrt(2 / pi) deviations.
-    variance = differences**2 * (math.pi / 2) / (2 * block)
-    inflation: Array = np.maximum(1, variance / (scores**2).mean(axis=-1))
-    return inflation
-
-
-def _memory(scores: Array) -> float:
-    """First-order autocorrelation that explains how alike points one to three apart are, between 0 and 0.9.
-
-    From differences: points far apart differ by steps too, but few of them. The tenth that differs most is left out.
-    """
-    import numpy as np
-
-    size = len(scores)
-    far = max(3, min(20, size // 4))
-
-    def variance(lag: int) -> float:
-        differences = np.sort(np.abs(scores[lag:] - scores[:-lag]))
-        return float(differences[: math.ceil(0.9 * len(differences))].mean()) ** 2
-
-    whole = sum(variance(lag) for lag in range(far - far // 3, far + 1)) / (far // 3 + 1)
-    if whole == 0:
-        return 0.0
-    alike = [1 - variance(lag) / whole for lag in (1, 2, 3)]
-    # Two standard errors less, because a root makes much of little.
-    slack = 2 / math.sqrt(size)
-    roots = [max(0.0, value - slack) ** (1 / lag) for lag, value in enumerate(alike[1:], start=2)]
-    return min(HIGHEST_MEMORY, max(0.0, alike[0], *roots))
-
-
-def _rounded_length(size: int) -> int:
-    """The next of few lengths, so that few nulls are drawn; that of a longer series is the stricter one."""
-    length = 2 * FEWEST
-    while length < size:
-        length = max(length + 1, int(length * 1.1))
-    return length
-
-
-@lru_cache(maxsize=1024)
-def _null(size: int, memory_tenths: int, seed: int) -> Array:
-    """Highest candidates, ascending, of normal series without a change and with this autocorrelation (in tenths)."""
-    import numpy as np
-
-    random = np.random.default_rng([seed, size, memory_tenths])
-    scores = _scores(size)
-    scale = math.sqrt((scores**2).mean())
-    memory = memory_tenths / 10
-    highest = []
-    for first in range(0, DRAWS, 200):
-        noise = random.standard_normal((BURN_IN * (memory > 0) + size, min(200, DRAWS - first)))
-        if memory:
-            for point in range(1, len(noise)):
-                noise[point] += memory * noise[point - 1]
-        ranks = noise[-size:].T.argsort(axis=1).argsort(axis=1)
-        drawn = scores[ranks]
-        highest.append(_split_heights(drawn).max(axis=1) / (scale * np.sqrt(_inflation(drawn))))
-    return np.sort(np.concatenate(highest))
-
-
-def _ratio_interval(before: Array, after: Array, memory: float) -> tuple[float, float, float]:
-    """Lower end, estimate and upper end of the ratio of medians, at 95 %.
-
-    Each median's variance on the logarithmic scale is read from order statistics around it (Price and Bonett 2002,
+    Each median's variance on the logarithmic scale is read from order statistics around it (Bonett and Price 2002,
     Psychological Methods 7, 370-383), and multiplied by (1 + memory) / (1 - memory), which is what autocorrelation
     does to a mean. That the place of the split was chosen from the same values is not in it.
     """
     import numpy as np
 
-    variance = 0.0
-    for segment in (before, after):
-        variance += _variance_of_median(np.sort(np.log(segment)))
-    half = 1.959964 * math.sqrt(variance * (1 + memory) / (1 - memory))
-    estimate = float(np.log(np.median(after)) - np.log(np.median(before)))
-    return math.exp(estimate - half), math.exp(estimate), math.exp(estimate + half)
+    variance = sum(_variance_of_median(np.sort(np.log(segment))) for segment in (before, after))
+    return math.exp(1.959964 * math.sqrt(variance * (1 + memory) / (1 - memory)))
 
 
 def _variance_of_median(ordered: Array) -> float:
@@ -350,6 +189,6 @@ def _variance_of_median(ordered: Array) -> float:
     size = len(ordered)
     rank = max(1, round((size + 1) / 2 - math.sqrt(size)))
     # The two order statistics enclose the median except with this chance.
-    outside = min(0.999, 2 * float(bdtr(rank - 1, size, 0.5)))
+    outside = 2 * float(bdtr(rank - 1, size, 0.5))
     width = float(ordered[size - rank] - ordered[rank - 1])
     return (width / (2 * float(-ndtri(outside / 2)))) ** 2

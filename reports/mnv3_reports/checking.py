@@ -5,20 +5,24 @@ Everything that shows a run relies on it, so that a reader of a stranger's run g
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mnv3_reports.escaping import plain
+from mnv3_reports.record import Block
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mnv3_reports.record import Block, Run
+    from mnv3_reports.record import Run
 
-LARGEST = 1e15
-"""Of any figure of a record, in its own unit: thirty million years, a petabyte. What is larger overflows in squares."""
+LARGEST = 2**63 - 1
+"""Of any figure of a record, in its own unit; tables hold no larger ones."""
+SMALLEST = 1e-100
+"""Of any figure but zero: what is divided by a smaller one is infinite."""
+LARGEST_PLACE = 2**31 - 1
+"""Of a block: its epoch, round and position."""
 COUNTS = frozenset(
     ("images", "top1", "top5", "right", "confidence", "loss_sd")
     + ("both_right", "only_reference", "only_cell", "both_wrong", "agree")
@@ -28,6 +32,9 @@ LONGEST_NAME = 1000
 """Characters of a cell's key."""
 MOST_CLASSES = 1_000_000
 """That labels may be of; every one gets a row."""
+
+
+_FIGURES = tuple(name for name in Block.__struct_fields__ if name not in ("cell", "samples_ns", "disturbed"))
 
 
 def fault(run: Run) -> str | None:
@@ -42,6 +49,7 @@ def _faults(run: Run) -> Iterator[str]:
             found = _odd_figure(getattr(run, name), name)
             if found is not None:
                 yield found
+    yield from _accuracies(run)
     yield from _blocks(run.blocks)
 
 
@@ -67,14 +75,30 @@ def _names(run: Run) -> Iterator[str]:
             yield f"it speaks of cell {_shown(key)}, which it does not list"
 
 
+def _accuracies(run: Run) -> Iterator[str]:
+    for key, record in run.cells.items():
+        accuracy = record.accuracy
+        if accuracy is None:
+            continue
+        pairs = accuracy.pairs
+        paired = (
+            (pairs.both_right, pairs.only_reference, pairs.only_cell, pairs.both_wrong, pairs.agree)
+            if pairs is not None
+            else ()
+        )
+        if max(accuracy.top1, accuracy.top5 or 0, *paired) > accuracy.images:
+            yield f"cell {_shown(key)} has more images of a kind than images"
+
+
 def _blocks(blocks: Iterable[Block]) -> Iterator[str]:
     for block in blocks:
-        if block.samples_ns and not 0 < min(block.samples_ns) <= max(block.samples_ns) < LARGEST:
+        if block.samples_ns and not 0 < min(block.samples_ns) <= max(block.samples_ns) <= LARGEST:
             yield f"a call of cell {_shown(block.cell)} took no time that can be"
-        for name in block.__struct_fields__:
-            value = getattr(block, name)
-            if isinstance(value, int | float) and not 0 <= value < LARGEST:
-                yield f"a block of cell {_shown(block.cell)} has {name} {_number(value)}"
+        if not all(0 <= place <= LARGEST_PLACE for place in (block.epoch, block.round, block.position)):
+            yield f"a block of cell {_shown(block.cell)} has a place that no block has"
+        odd = _odd_figure(tuple(getattr(block, name) for name in _FIGURES), "a figure")
+        if odd is not None:
+            yield f"of a block of cell {_shown(block.cell)} {odd}"
 
 
 def _odd_figure(value: Any, where: str) -> str | None:
@@ -82,7 +106,8 @@ def _odd_figure(value: Any, where: str) -> str | None:
     if isinstance(value, bool | str) or value is None:
         return None
     if isinstance(value, int | float):
-        fine = abs(value) <= LARGEST if isinstance(value, int) else math.isfinite(value) and abs(value) <= LARGEST
+        size = abs(value)
+        fine = size <= LARGEST and (size >= SMALLEST or not size)
         return None if fine and (value >= 0 or where not in COUNTS) else f"{where} is {_number(value)}"
     inner: Iterable[tuple[str, Any]] = ()
     if isinstance(value, msgspec.Struct):

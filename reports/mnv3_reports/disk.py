@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+NO_ROOM = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+    errno.EFBIG: "the file may not become larger; raise the limit (ulimit -f)",
+    errno.EROFS: "the file system is read-only; make it writable",
+    errno.EIO: "the disk has failed; copy the folder to another one",
+}
+"""Errors of a disk that takes nothing any more: what is wrong and what to do, before the run goes on."""
+
 # macOS has no fdatasync.
 _sync_data = getattr(os, "fdatasync", os.fsync)
 

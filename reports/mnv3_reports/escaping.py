@@ -7,6 +7,7 @@ markdown, `spreadsheet` in a table that a spreadsheet opens.
 from __future__ import annotations
 
 import re
+from unicodedata import category
 
 
 def plain(text: str) -> str:
@@ -19,8 +20,15 @@ def plain(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The same of a text of several lines, which stay."""
-    return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    """The same of a text of several lines, which stay, and so do spaces of any width."""
+    if text.isprintable():
+        return text
+    kept = (c if c.isprintable() or c == "\n" or category(c) == "Zs" else _instead(c) for c in text)
+    return "".join(kept)
+
+
+def _instead(character: str) -> str:
+    return " " if character.isspace() else "\N{REPLACEMENT CHARACTER}"
 
 
 def spreadsheet(text: str) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from mnv3_reports import journal
+from mnv3_reports.escaping import plain
 from mnv3_reports.record import (
     Block,
     Cell,
@@ -98,6 +99,7 @@ class Assigned(msgspec.Struct, frozen=True, tag="assigned"):
     """HOST/GROUP: the folder of its journal below hosts/."""
     group: str
     host: str
+    at: str
 
 
 class AttemptEnded(msgspec.Struct, frozen=True, tag="ended"):
@@ -107,7 +109,10 @@ class AttemptEnded(msgspec.Struct, frozen=True, tag="ended"):
     group: str
     status: str
     """complete, or lost: then it is measured by another."""
+    at: str
     reason: str = ""
+    seconds: float | None = None
+    """That the host's own process ran for it, the last time it was begun."""
 
 
 class GroupFailed(msgspec.Struct, frozen=True, tag="group-failed"):
@@ -246,8 +251,8 @@ def read_fleet(directory: Path) -> Fleet:
     for number, line in enumerate(lines, start=1):
         try:
             entry = _DECODER.decode(line)
-        except msgspec.DecodeError as error:
-            raise FleetError(f"'{path}' is damaged in line {number}: {error}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise FleetError(f"'{path}' is damaged in line {number}: {plain(str(error))}") from None
         if fleet is None:
             if not isinstance(entry, FleetStarted):
                 raise FleetError(f"'{path}' is no journal of a fleet: its first line starts no run")
@@ -332,8 +337,13 @@ def merged(fleet: Fleet, runs: Sequence[Run]) -> Run:
         for entry in _entries(run):
             whole.add(entry)  # type: ignore[arg-type]
         whole.notes += [note for note in run.notes if note not in whole.notes]
-        whole.blocks += _after(whole, run.blocks)
-        whole.epochs += run.epochs
+        # Groups are measured one after the other: what has an epoch's number in common was measured together.
+        first_epoch = 1 + max((block.epoch for block in whole.blocks), default=-1)
+        whole.epochs += [msgspec.structs.replace(each, epoch=each.epoch + first_epoch) for each in run.epochs]
+        whole.blocks += [
+            msgspec.structs.replace(each, epoch=each.epoch + first_epoch)
+            for each in _after(whole, run.blocks)
+        ]
         whole.resumed += run.resumed
         whole.lost += run.lost
     whole.finished = _finished(runs)
@@ -353,7 +363,7 @@ def _entries(run: Run) -> Iterable[object]:
 
 
 def _after(whole: Run, blocks: list[Block]) -> list[Block]:
-    """Blocks of a further group. Cells of groups differ, so that epochs of the same number never meet."""
+    """Blocks of a further group, whose cells are none of those before."""
     known = {block.cell for block in whole.blocks}
     twice = next((block.cell for block in blocks if block.cell in known), None)
     if twice is not None:

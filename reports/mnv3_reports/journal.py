@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from mnv3_reports.disk import sync_data, sync_directory
+from mnv3_reports import checking
+from mnv3_reports.disk import NO_ROOM, sync_data, sync_directory
 from mnv3_reports.escaping import plain
 from mnv3_reports.record import SCHEMA_VERSION, Block, Entry, Run, RunStarted
 
@@ -207,6 +208,9 @@ def assemble(entries: Sequence[Entry]) -> Run:
             ) from None
         except ValueError as error:
             raise JournalError(f"the journal is not of one run: {plain(str(error))}") from None
+    found = checking.fault(run)
+    if found is not None:
+        raise JournalError(f"the journal is not of one run: {found}")
     return run
 
 
@@ -237,8 +241,7 @@ def _finished(data: bytes) -> int:
 
 def _why(path: Path, error: OSError) -> str:
     remedy = {
-        errno.ENOSPC: "the disk is full; free some space, then go on with --resume",
-        errno.EDQUOT: "the disk quota is used up; free some space, then go on with --resume",
+        **NO_ROOM,
         errno.EACCES: "permission denied; choose another directory with --output",
         errno.EROFS: "the file system is read-only; choose another directory with --output",
         errno.ENOENT: "no such file or directory",

@@ -62,21 +62,17 @@ class Table(NamedTuple):
 
 
 def build(columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Table:
-    """Evaluate every column on every row.
-
-    Raises:
-        ValueError: a value has no text.
-    """
-    table = Table(
+    """Evaluate every column on every row. A text without anything to be seen is shown as empty: there is no such figure,
+    but there may be such a name."""
+    return Table(
         tuple(column.heading for column in columns),
         tuple(column.align for column in columns),
-        tuple(tuple(column.value(row) for column in columns) for row in rows),
+        tuple(tuple(_visible(column.value(row)) for column in columns) for row in rows),
     )
-    for row in table.rows:
-        for heading, value in zip(table.headings, row, strict=True):
-            if not value.text.strip():
-                raise ValueError(f"column '{heading}' has an empty value; use missing(reason)")
-    return table
+
+
+def _visible(value: Value) -> Value:
+    return value if value.text.strip() else value._replace(text="(empty)")
 
 
 def to_markdown(table: Table) -> str:

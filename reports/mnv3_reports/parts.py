@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mnv3_reports import provenance, shortened
 from mnv3_reports.drawings import in_markdown
-from mnv3_reports.escaping import inline
+from mnv3_reports.escaping import inline, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,10 +70,10 @@ def _written(run: Run | None, parts: Parts, pictures: Sequence[Picture], shorter
     charts = ["## Charts", *(map(in_markdown, pictures) if pictures else [parts.no_charts])]
     blocks = [
         f"# {inline(parts.title)}",
-        *([f"> **{notice}**"] if notice is not None else []),
+        *([f"> **{inline(notice)}**"] if notice is not None else []),
         parts.answer,
         *([shorter] if shorter is not None else []),
         *([inline(provenance.context(run)), *charts] if run is not None else []),
         *(text for section in parts.sections for text in (f"## {section.title}", *section.paragraphs)),
     ]
-    return "\n\n".join(blocks) + "\n"
+    return printable("\n\n".join(blocks)) + "\n"

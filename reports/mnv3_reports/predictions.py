@@ -6,10 +6,13 @@ first), `probabilities` (float32, of the same shape) and `losses` (float32, n).
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnv3_reports.accuracy import wilson_interval
+from mnv3_reports.checking import MOST_CLASSES
 from mnv3_reports.record import Pairs
 
 if TYPE_CHECKING:
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
     from mnv3_reports.statistics import Interval
 
     Array = np.ndarray[Any, Any]
+
+
+MOST_BYTES = 1 << 29
+"""Of a file of predictions, unpacked: eight million images."""
 
 
 class PredictionsError(ValueError):
@@ -82,13 +89,17 @@ def read(directory: Path | None, name: str) -> Predictions:
     try:
         if not path.resolve().is_relative_to(directory.resolve()):
             raise PredictionsError(f"'{name}' lies outside the run directory")
+        _require_bounded(path, name)
         with np.load(path, allow_pickle=False) as arrays:
             indices, labels, classes = (arrays[part] for part in ("indices", "labels", "classes"))
     except PredictionsError:
         raise
     except FileNotFoundError:
         raise PredictionsError(f"'{name}' is missing from the run directory") from None
-    except (OSError, KeyError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (
+        *(OSError, KeyError, ValueError, EOFError, TypeError, AttributeError, MemoryError, SyntaxError),
+        *(RecursionError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error),
+    ) as error:
         # A file that is no archive is read as something else, which has no parts.
         raise PredictionsError(f"'{name}' holds no predictions ({type(error).__name__})") from error
     shapes = indices.shape, labels.shape, classes.shape[:1]
@@ -103,9 +114,23 @@ def read(directory: Path | None, name: str) -> Predictions:
         raise PredictionsError(f"'{name}' holds arrays that do not fit together; evaluate again")
     if len(labels) and min(labels.min(), classes.min()) < 0:
         raise PredictionsError(f"'{name}' has a class below zero; evaluate again")
+    if len(labels) and max(labels.max(), classes.max()) >= MOST_CLASSES:
+        raise PredictionsError(f"'{name}' has a class beyond {MOST_CLASSES:,}; evaluate again")
     if len(np.unique(indices)) != len(indices):
         raise PredictionsError(f"'{name}' has an image twice; evaluate again")
     return Predictions(indices, labels, classes[:, 0].astype(np.int64))
+
+
+def _require_bounded(path: Path, name: str) -> None:
+    """Refuse what is no file, or unpacks to more than any predictions: a few kilobytes can hold gigabytes of zeros."""
+    if path.exists() and not path.is_file():
+        raise PredictionsError(f"'{name}' is no file")
+    unpacked = path.stat().st_size
+    if unpacked <= MOST_BYTES:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > MOST_BYTES:
+        raise PredictionsError(f"'{name}' unpacks to {unpacked / 1e6:,.0f} MB, which no predictions take")
 
 
 def by_class(found: Predictions, classes: int = 0) -> list[ClassCounts]:

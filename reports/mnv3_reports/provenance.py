@@ -80,7 +80,7 @@ def asked(summary: Summary) -> list[str]:
         f"backends {listed(map(code, request.backends))}",
         f"threads {listed(request.threads)}",
         *([] if only_models(request) else shapes),
-        f"device {request.device}",
+        f"device {inline(request.device)}",
         *(timing if request.timed else ["accuracy alone"]),
         *_accuracy(request),
         f"seed {request.seed}",
@@ -96,9 +96,9 @@ def asked(summary: Summary) -> list[str]:
         f"- **Weights:** {_weights(summary)}",
     ]
     if machine.isa:
-        facts.append(f"- **Instruction sets:** {', '.join(machine.isa)}.")
+        facts.append(f"- **Instruction sets:** {inline(', '.join(machine.isa))}.")
     if machine.gpus:
-        facts.append(f"- **GPUs:** {', '.join(machine.gpus)}.")
+        facts.append(f"- **GPUs:** {inline(', '.join(machine.gpus))}.")
     return facts
 
 
@@ -134,16 +134,16 @@ def _models(request: Request) -> Iterable[str]:
 
 def _machine(machine: Machine) -> Iterable[str]:
     cores = f", physical cores: {machine.physical_cores}" if machine.physical_cores is not None else ""
-    yield f"{machine.cpu or 'CPU of unknown name'}{cores}"
+    yield f"{inline(machine.cpu) or 'CPU of unknown name'}{cores}"
     quota = f" and a cgroup quota of {machine.cpu_quota:g}" if machine.cpu_quota is not None else ""
     yield f"{machine.logical_cpus} logical CPUs, {machine.usable_cpus} usable{quota}"
     limit = machine.memory_limit_bytes
     limited = f" (cgroup limit {units.gibibytes(limit)})" if limit is not None else ""
     swap = f"swap {units.gibibytes(machine.swap_bytes)}" if machine.swap_bytes else "no swap"
     yield f"{units.gibibytes(machine.memory_bytes)} memory{limited}, {swap}"
-    yield f"governor {machine.governor}" if machine.governor else "no frequency governor visible"
-    yield f"virtual machine ({machine.hypervisor})" if machine.hypervisor else "no hypervisor seen"
-    yield f"{machine.system}, kernel {machine.kernel}"
+    yield f"governor {inline(machine.governor)}" if machine.governor else "no frequency governor visible"
+    yield f"virtual machine ({inline(machine.hypervisor)})" if machine.hypervisor else "no hypervisor seen"
+    yield f"{inline(machine.system)}, kernel {inline(machine.kernel)}"
 
 
 def _weights(summary: Summary) -> str:
@@ -195,19 +195,19 @@ def _course(summary: Summary) -> Iterable[str]:
         reached = finished.precision_reached
         shown = f"± {units.percent(reached)}" if reached is not None else "unknown (no ratio has an interval)"
         yield f"- Precision asked: ± {units.percent(header.request.precision)}; reached: {shown}."
-        yield f"- Stopped because: {STOPPED.get(finished.stopped_because, finished.stopped_because)}."
+        yield f"- Stopped because: {STOPPED.get(finished.stopped_because) or inline(finished.stopped_because)}."
     if finished is not None and finished.phase_seconds:
         phases = finished.phase_seconds.items()
-        yield f"- Time: {', '.join(f'{name} {units.duration(took)}' for name, took in phases)}."
+        yield f"- Time: {', '.join(f'{inline(name)} {units.duration(took)}' for name, took in phases)}."
     if not timed:
         seconds = [record.accuracy.seconds for record in run.cells.values() if record.accuracy is not None]
         if seconds:
             cells = units.counted(len(seconds), "cell")
             yield f"- Evaluating {cells}, decoding included: {units.duration(sum(seconds))} in all."
-    yield f"- Seed {header.request.seed}; started {header.started_at}; run {header.run_id}."
+    yield f"- Seed {header.request.seed}; started {inline(header.started_at)}; run {inline(header.run_id)}."
     for resumed in run.resumed:
         same = resumed.machine.fingerprint == header.machine.fingerprint
-        yield f"- Resumed {resumed.resumed_at} on {'the same' if same else '**another**'} machine."
+        yield f"- Resumed {inline(resumed.resumed_at)} on {'the same' if same else '**another**'} machine."
     for note in run.notes:
         yield f"- Note: {escape(note)}"
     together = [r.inspected.side_by_side for r in run.cells.values() if r.inspected is not None]
@@ -231,11 +231,12 @@ def _versions(run: Run) -> str:
     software = run.header.software
     packages = [f"{name} {version}" for name, version in sorted(software.packages.items())]
     commit = f" ({software.commit})" if software.commit else ""
+    own = inline(f"mnv3-bench {software.project_version}{commit}; Python {software.python}")
     variables = " ".join(f"{name}={value}" for name, value in sorted(software.environment.items()))
     return folded(
         "Versions and environment",
-        f"mnv3-bench {software.project_version}{commit}; Python {software.python}; packages: "
-        f"{listed(packages)}.\n\nVariables set for workers: {f'`{variables}`' if variables else 'none'}.",
+        f"{own}; packages: {inline(listed(packages))}.\n\n"
+        f"Variables set for workers: {code(variables) if variables else 'none'}.",
     )
 
 

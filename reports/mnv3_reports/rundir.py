@@ -37,6 +37,10 @@ RUN, SAMPLES, CELLS = "run.json", "samples.parquet", "cells.parquet"
 MOMENT = b"mnv3_bench_moment"
 """Key in the tables' own metadata; its value is `moment` of the run that they were written from."""
 
+MOST_CALLS = 20_000_000
+"""That `samples.parquet` may hold: hours of a quick network, and some gigabytes of memory; a few kilobytes of a
+stranger's may say that they hold any number."""
+
 _PART = ".part"
 """Ending of files that are being written."""
 
@@ -81,7 +85,6 @@ def write_run(run: Run, directory: str | Path) -> list[Path]:
         RunDirectoryError: a file cannot be written.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     directory = Path(directory)
     document = msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(run, blocks=[])), indent=1)
@@ -95,8 +98,8 @@ def write_run(run: Run, directory: str | Path) -> list[Path]:
     )
     return [
         write_file(directory / RUN, lambda path: path.write_bytes(document + b"\n")),
-        write_file(directory / CELLS, lambda path: pq.write_table(cells, path, compression="zstd")),
-        write_file(directory / SAMPLES, lambda path: pq.write_table(samples, path, compression="zstd")),
+        write_file(directory / CELLS, lambda path: path.write_bytes(_parquet(cells))),
+        write_file(directory / SAMPLES, lambda path: path.write_bytes(_parquet(samples))),
     ]
 
 
@@ -121,16 +124,15 @@ def load_run(directory: str | Path) -> Run:
         raise RunDirectoryError(f"'{directory}' is no directory; give the directory of a run")
     if (directory / journal.NAME).is_file():
         try:
-            run = journal.assemble(journal.read_journal(directory / journal.NAME))
+            return journal.assemble(journal.read_journal(directory / journal.NAME))
         except journal.JournalError as error:
             raise RunDirectoryError(str(error)) from error
-        return _checked(run, directory / journal.NAME)
     if not (directory / RUN).is_file():
         raise RunDirectoryError(
             f"'{directory}' is no run directory: it has neither {journal.NAME} nor {RUN}; "
             "give the directory that a run printed at its end"
         )
-    run = _read_document(directory / RUN)
+    run = _checked(_read_document(directory / RUN), directory / RUN)
     try:
         run.blocks = _read_samples(directory / SAMPLES, moment(run))
     except RunDirectoryError as error:
@@ -244,6 +246,15 @@ def _table(lines: bytes, columns: dict[str, pa.DataType]) -> pa.Table:
     return json.read_json(io.BytesIO(lines), json.ReadOptions(block_size=len(lines) + 1), options)
 
 
+def _parquet(table: pa.Table) -> bytes:
+    """A table as a file: made in memory, since Arrow would write it in hundreds of small pieces."""
+    import pyarrow.parquet as pq
+
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="zstd")
+    return file.getvalue()
+
+
 def _samples_table(blocks: list[Block]) -> pa.Table:
     """One row a call. A block without calls keeps one row, with no sample."""
     import pyarrow as pa
@@ -282,6 +293,8 @@ def _read_samples(path: Path, expected: str) -> list[Block]:
             raise RunDirectoryError(
                 f"'{path}' is of another moment of the run than {RUN}: whoever wrote them was cut off between the two"
             )
+        if file.metadata.num_rows > MOST_CALLS:
+            raise RunDirectoryError(f"'{path}' has {file.metadata.num_rows:,} rows, more than any run has calls")
         table = file.read().combine_chunks()
         if not len(table):
             return []
@@ -291,11 +304,12 @@ def _read_samples(path: Path, expected: str) -> list[Block]:
         rows = table.select(list(_BLOCK_FACTS))
         facts = pa.concat_tables([rows.slice(0, 1), rows.slice(1).filter(begins)]).to_pylist()
         samples = table["sample_ns"].to_pylist()
-    except (KeyError, OSError, pa.ArrowInvalid) as error:
-        raise RunDirectoryError(f"'{path}' does not hold samples of a run: {error}") from error
-    blocks = []
-    for fact, begin, end in zip(facts, [0, *ends], ends, strict=False):
-        fact["disturbed"] = tuple(filter(None, fact["disturbed"].split(",")))
-        calls = tuple(sample for sample in samples[begin:end] if sample is not None)
-        blocks.append(Block(samples_ns=calls, **fact))
+        blocks = []
+        for fact, begin, end in zip(facts, [0, *ends], ends, strict=False):
+            fact["disturbed"] = tuple(filter(None, fact["disturbed"].split(",")))
+            calls = tuple(sample for sample in samples[begin:end] if sample is not None)
+            # Columns may be of any type.
+            blocks.append(msgspec.convert({"type": "block", "samples_ns": calls, **fact}, Block))
+    except (KeyError, OSError, ValueError, TypeError, AttributeError, pa.ArrowException) as error:
+        raise RunDirectoryError(f"'{path}' does not hold samples of a run: {plain(str(error))}") from error
     return blocks

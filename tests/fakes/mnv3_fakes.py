@@ -12,7 +12,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mnv3_bench.backends.base import BackendError, Switch
+from mnv3_bench.backends import _ort
+from mnv3_bench.backends.base import Backend, BackendError, Switch
 from mnv3_bench.backends.eager import Eager
 from mnv3_bench.backends.onnxruntime import OnnxRuntime
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mnv3_bench.backends.base import Arrays, Facts, Preparation, Profile, Session
 
 HERE = __file__
+SLEEP_SECONDS = 0.01
 
 
 class Spoiled:
@@ -209,6 +211,24 @@ class Switched(OnnxRuntime):
         return _SwitchedSession(super().load(directory, threads, device), self.settings)
 
 
+class _SleepingSession(Spoiled):
+    def spoil(self, output: Any) -> Any:
+        time.sleep(SLEEP_SECONDS)
+        return output
+
+
+class Sleeping(OnnxRuntime):
+    """Takes a known time, most of which is sleep, and loads neither PyTorch nor more than one thread."""
+
+    info = replace(OnnxRuntime.info, name="fake-sleep", summary="sleeps", native=None, switches=())
+
+    def load(self, directory: Path, threads: int, device: str) -> Any:
+        session = _ort.open_session(directory, 1, device, OnnxRuntime().settings)
+        return _SleepingSession(session)
+
+    explain = Backend.explain
+
+
 class Unprofilable(Eager):
     """Has means to time its operators that cannot be used here."""
 
@@ -239,6 +259,7 @@ FAKES = (
     Nan,
     Absent,
     Switched,
+    Sleeping,
     Unprofilable,
     CrashInProfile,
 )

@@ -9,10 +9,6 @@ from fuzz import fuzz_cli, made
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnv3_bench.config import merge, read_config, read_gate_config
-from mnv3_bench.errors import UsageError
-from mnv3_bench.plan import Asked, make_plan
-
 keys = st.sampled_from([flag.strip("-") for flag in fuzz_cli.FLAGS if flag.strip("-")])
 keys |= st.sampled_from(("rules", "gate", "tool", "", "a b", "é")) | st.text(max_size=5)
 scalars = st.one_of(
@@ -72,21 +68,5 @@ def fuzz(content: Any, name: Any) -> None:
     folder.mkdir(exist_ok=True)
     path = folder / name
     path.write_bytes(b"[tool.mnv3-bench]\n" + content if name == "pyproject.toml" else content)
-    from mnv3_bench.gate.command import rule_book
-
-    with fuzz_cli.nothing_is_done():
-        for read in (_run, _gate):
-            try:
-                read(str(path), rule_book)
-            except UsageError as error:
-                assert str(error).strip()
-
-
-def _run(path: str, _: Any) -> None:
-    asked, _file = read_config(path)
-    make_plan(merge(Asked(backends="eager"), asked))
-
-
-def _gate(path: str, rule_book: Any) -> None:
-    _asked, gate, _file = read_gate_config(path)
-    rule_book(gate)
+    for command in (("run", "--backends", "eager"), ("gate", "--base", "small", "--head", "small@0.9")):
+        fuzz_cli.typed([*command, "--config", str(path)])

@@ -1,4 +1,4 @@
-"""run.json of a stranger: any part of a true one replaced, left out, repeated or exchanged; or its bytes damaged."""
+"""A stranger's run.json and samples: any part of true ones replaced, left out, repeated or exchanged; or bytes damaged."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from mnv3_reports.rundir import RUN, SAMPLES, write_run
 
 
 @st.composite
-def records(draw: st.DrawFn) -> tuple[int, bytes]:
-    """Which run, and what its run.json became."""
+def records(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """What became of a run's run.json, and of its samples."""
     which = draw(st.integers(0, len(made.runs()) - 1))
     document = made.document_of(made.runs()[which])
-    if draw(st.integers(0, 3)):
-        return which, msgspec.json.encode(draw(made.changed(document)))
-    return which, draw(made.damaged(msgspec.json.encode(document)))
+    match draw(st.integers(0, 4)):
+        case 0:
+            return draw(made.damaged(msgspec.json.encode(document))), samples(which)
+        case 1:
+            return msgspec.json.encode(document), draw(made.damaged(samples(which)))
+        case _:
+            return msgspec.json.encode(draw(made.changed(document))), samples(which)
 
 
 _SAMPLES: dict[int, bytes] = {}
@@ -37,9 +41,9 @@ def samples(which: int) -> bytes:
 @given(records())
 def fuzz(record: Any) -> None:
     """It is shown, or refused in one line."""
-    which, content = record
+    content, table = record
     folder = made.scratch() / "record"
     folder.mkdir(exist_ok=True)
     (folder / RUN).write_bytes(content)
-    (folder / SAMPLES).write_bytes(samples(which))
+    (folder / SAMPLES).write_bytes(table)
     reading.read_and_show(folder)

@@ -100,7 +100,8 @@ def main() -> None:
     parser.add_argument("--beside", required=True, help="what else runs on the machine meanwhile")
     asked = parser.parse_args()
     processor = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").open() if "model name" in line), "unknown"
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").open() if "model name" in line),
+        "unknown",
     )
     packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "onnxruntime", "torch"))
     with tempfile.TemporaryDirectory() as folder, asked.file.open("w") as file:

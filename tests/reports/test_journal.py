@@ -109,7 +109,7 @@ def test_a_file_that_may_not_grow_keeps_its_entries(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", program], check=True, timeout=60, capture_output=True, text=True
     )
-    assert ended.stdout == f"'{path}': File too large\n"
+    assert ended.stdout == f"'{path}': the file may not become larger; raise the limit (ulimit -f)\n"
     assert read_journal(path) == [factory.header(), Note("still here")]
 
 

@@ -26,9 +26,8 @@ def test_a_table_with_notes() -> None:
     )
 
 
-def test_an_empty_value_is_refused() -> None:
-    with pytest.raises(ValueError, match="column 'name' has an empty value; use missing"):
-        build([NAME], ["x", " "])
+def test_an_empty_name_is_said_to_be_empty() -> None:
+    assert [row[0].text for row in build([NAME], ["x", " ", ""]).rows] == ["x", "(empty)", "(empty)"]
 
 
 def test_notes_go_on_after_z() -> None:

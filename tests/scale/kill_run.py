@@ -3,7 +3,8 @@
     python tests/scale/kill_run.py --kills 100 --seed 0 --folder /tmp/kills
 
 Runs follow each other in the folder, every second one on an artifact cache that is still empty, until so many kills
-have struck. A kill takes the main process, or (one in five) one of its workers. What must hold is asserted at once:
+have struck. A kill takes the main process, or (one in five) one of its workers; half of the moments are drawn from the
+whole run, half from its measuring. What must hold is asserted at once:
 
 - the journal begins with every line that was finished before any kill, unchanged;
 - no process of the run is left, and nobody holds the journal;
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
 
 MARK = "MNV3_KILL_MARK"
 SMALL = ("--variants", "small-minimal@0.35,small@0.35", "--references", "none", "--resolutions", "64")
-REAL = (*SMALL, "--backends", "eager,onnxruntime", "--quick", "--time-budget", "10s")
+REAL = (*SMALL, "--backends", "eager,onnxruntime", "--quick", "--time-budget", "20s")
 WORKER_SHARE = 0.2
-LONGEST_WAIT = 9.0
+LONGEST_WAIT = 12.0
 """Seconds from the start of a process, or the last kill, to a kill: as long as such a run about takes."""
 
 
@@ -117,12 +118,10 @@ def one_run(
         struck.starts += 1
         killed = False
         while not killed and struck.kills < kills:
-            try:
-                process.wait(chance.uniform(0.0, longest))
+            if not waits(process, chance, journal, longest):
                 break
-            except subprocess.TimeoutExpired:
-                seen = keeps(seen, journal)
-                killed = kill(process, chance, journal, struck)
+            seen = keeps(seen, journal)
+            killed = kill(process, chance, journal, struck)
         code = process.wait(300)
         assert killed or code in (0, 5), f"exit code {code}: {log.read_text()[-2000:]}"
         nobody_left(str(directory))
@@ -137,6 +136,23 @@ def one_run(
         raise AssertionError(f"{directory} was not complete after 60 starts")
     run = check_record(directory)
     struck.blocks_at_end += len(run.blocks)
+
+
+def waits(process: subprocess.Popen[bytes], chance: random.Random, journal: Path, longest: float) -> bool:
+    """Wait for the moment of the next kill; false when the process ended before.
+
+    Every second moment lies in the measuring, which would otherwise be reached seldom: from a new block on.
+    """
+    measuring, share = chance.random() < 0.5, chance.random()
+    if measuring:
+        before = read(journal).count(b'"type":"block"')
+        while process.poll() is None and read(journal).count(b'"type":"block"') == before:
+            time.sleep(0.01)
+    try:
+        process.wait(share * (longest / 3 if measuring else longest))
+    except subprocess.TimeoutExpired:
+        return True
+    return False
 
 
 def kill(process: subprocess.Popen[bytes], chance: random.Random, journal: Path, struck: Struck) -> bool:

@@ -71,6 +71,16 @@ def export(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and inputs. Default: 0.")] = None,
+    limit_time: Annotated[
+        str | None,
+        typer.Option(help="Limit for each order to a worker and for reading a --model, such as 60s."),
+    ] = None,
+    limit_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory limit of each worker and of reading a --model, such as 4GB. Default: half of the machine's."
+        ),
+    ] = None,
 ) -> ExitCode:
     """Write one network as deployable files with a manifest. Exit: 5 when a kind that was asked for is missing."""
     from mnv3_bench.exporting.command import ExportAsked
@@ -93,6 +103,8 @@ def export(
             data=data,
             keep_float=keep_float,
             seed=seed,
+            limit_time=limit_time,
+            limit_memory=limit_memory,
         )
     )
     show(exported)

@@ -30,7 +30,7 @@ from mnv3_bench.inputs import DESCRIPTION, describe
 from mnv3_bench.keys import digest_of
 from mnv3_bench.launcher import Launcher, WorkerError
 from mnv3_bench.model_files import companions, format_of
-from mnv3_bench.plan import Asked, Limits, NoCellsError, make_plan
+from mnv3_bench.plan import Asked, NoCellsError, make_plan
 from mnv3_bench.plan_models import is_function
 from mnv3_bench.run import MEMORY_SHARE, terminations_interrupt
 from mnv3_models import parse_variant
@@ -72,6 +72,8 @@ class ExportAsked:
     data: str | None = None
     keep_float: int | None = None
     seed: int | None = None
+    limit_time: str | None = None
+    limit_memory: str | None = None
 
 
 @dataclass(frozen=True)
@@ -253,6 +255,8 @@ def _plan(asked: ExportAsked, targets: Sequence[Target]) -> Plan:
                 normalization=asked.normalization if asked.data is not None else None,
                 models=asked.model,
                 inputs=asked.input,
+                limit_time=asked.limit_time,
+                limit_memory=asked.limit_memory,
             )
         )
     except NoCellsError as error:
@@ -272,7 +276,8 @@ def _plan(asked: ExportAsked, targets: Sequence[Target]) -> Plan:
         raise UsageError(
             "--batch and --resolution say nothing of a network with inputs of its own; type --input"
         )
-    return replace(plan, limits=Limits(memory_bytes=int(usable_memory() * MEMORY_SHARE)))
+    memory = plan.limits.memory_bytes or int(usable_memory() * MEMORY_SHARE)
+    return replace(plan, limits=replace(plan.limits, memory_bytes=memory))
 
 
 def _fitting(model: str | None, targets: Sequence[Target]) -> tuple[list[Target], list[Lack]]:

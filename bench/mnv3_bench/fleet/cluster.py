@@ -76,9 +76,11 @@ def local_hosts(address: str) -> int | None:
 
 def quieten() -> None:
     """Let dask say what went wrong and nothing else: who joined and left is said by the coordinator."""
-    import distributed  # configures its own logging when it is imported
+    import distributed  # configures the logging of its parts when it is imported
 
-    logging.getLogger(distributed.__name__).setLevel(logging.CRITICAL)
+    for name in (distributed.__name__, *logging.root.manager.loggerDict):
+        if name.partition(".")[0] == distributed.__name__:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class Cluster:

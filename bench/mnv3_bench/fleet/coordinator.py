@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,8 +68,9 @@ LOOK_SECONDS = 1.0
 """Between two looks at who is there."""
 REJOIN_SECONDS = 45.0
 """A host that left gets so long to come back before another one measures its group."""
-TRIES_WITHOUT_PROGRESS = 3
-"""So often in a row a group may be begun without a block being measured before it is given up."""
+MOST_REFUSALS, MOST_PARTINGS = 3, 20
+"""So often in a row, with nothing measured in between, a group may be refused or its host may leave before it is given
+up."""
 PREDICTIONS = "predictions"
 
 
@@ -99,6 +101,17 @@ class Host:
     busy: bool = False
     told: set[str] = field(default_factory=set)
     """Files of the user's that it has."""
+
+    @property
+    def address(self) -> str:
+        """Where it is.
+
+        Raises:
+            HostGoneError: nowhere now.
+        """
+        if self.present is None:
+            raise HostGoneError("it left")
+        return self.present.address
 
 
 class Coordinator:
@@ -309,20 +322,21 @@ class Coordinator:
             ready = await self._prepared(found)
             await self._ship(found, group, ready)
             await self._measure(found, group, attempt, ready)
-        except (HostGoneError, HostSilentError, HostRefusedError) as error:
+        except (HostGoneError, HostSilentError, HostRefusedError, SchedulerGoneError) as error:
             found.silent = found.silent or isinstance(error, HostSilentError)
-            self._lost(group, attempt, str(error))
+            came_apart = isinstance(error, (HostGoneError, SchedulerGoneError))
+            self._lost(group, attempt, str(error), MOST_PARTINGS if came_apart else MOST_REFUSALS)
         finally:
             found.busy = False
             self.taken.discard(group.name)
 
-    def _lost(self, group: Group, attempt: str, why: str) -> None:
+    def _lost(self, group: Group, attempt: str, why: str, most: int) -> None:
         """A host does not measure its group any more; another will, unless nobody gets on with it."""
         self.say(f"fleet: {attempt}: {why}")
         if attempt in self.fleet.attempts and attempt not in self.fleet.ended:
-            self.record(AttemptEnded(attempt, group.name, "lost", why))
+            self.record(AttemptEnded(attempt, group.name, "lost", _now(), why))
         self.fruitless[group.name] = self.fruitless.get(group.name, 0) + 1
-        if self.fruitless[group.name] >= TRIES_WITHOUT_PROGRESS:
+        if self.fruitless[group.name] >= most:
             self.record(GroupFailed(group.name, why))
 
     async def _measure(self, found: Host, group: Group, attempt: str, ready: Ready) -> None:
@@ -336,22 +350,24 @@ class Coordinator:
             )
         )
         copy = Copy(self.directory / HOSTS / attempt / JOURNAL)
-        self.record(Assigned(attempt, group.name, found.name))
+        self.record(Assigned(attempt, group.name, found.name, _now()))
         self.say(f"fleet: {found.name} measures {group.name} ({len(group.cells)} cells)")
-        code = await self._follow(found, attempt, order, copy, group.name)
+        end = await self._follow(found, attempt, order, copy, group.name)
         copy.close()
-        if code in (ExitCode.DONE, ExitCode.CELLS_FAILED):
+        if end.code in (ExitCode.DONE, ExitCode.CELLS_FAILED):
             await self._collect(found, attempt)
-            self.record(AttemptEnded(attempt, group.name, "complete"))
+            self.record(AttemptEnded(attempt, group.name, "complete", _now(), seconds=end.seconds))
             self.say(f"fleet: {found.name} has measured {group.name}")
             return
         tail = await self._text(found, attempt, OUTPUT)
-        raise HostRefusedError(f"measuring there ended with exit code {code}: {tail or 'it said nothing'}")
+        raise HostRefusedError(
+            f"measuring there ended with exit code {end.code}: {tail or 'it said nothing'}"
+        )
 
     async def _follow(
         self, found: Host, attempt: str, order: bytes, copy: Copy | None, group: str | None
-    ) -> int:
-        """Wait for an attempt's end, with patience for a host that left. Gives the exit code."""
+    ) -> State:
+        """Wait for an attempt's end, with patience for a host that left. Gives its state then."""
         fleet_id = self.fleet.header.fleet_id
         pause, begun, future, gone = POLL_FIRST, 0, None, None
         while True:
@@ -359,25 +375,21 @@ class Coordinator:
                 who = found.present
                 if who is None:
                     raise HostGoneError("it left")
-                told = decode(
-                    await self.cluster.call(who.address, "state", fleet_id, attempt, JOURNAL), State
-                )
+                where = who.address
+                told = decode(await self.cluster.call(where, "state", fleet_id, attempt, JOURNAL), State)
                 if copy is not None and copy.ahead_of(told.size, certain=told.state != "unknown"):
                     copy.set_aside()
                 while copy is not None and copy.size < told.size:
-                    piece = await self.cluster.call(
-                        who.address, "read", fleet_id, attempt, JOURNAL, copy.size
-                    )
+                    piece = await self.cluster.call(where, "read", fleet_id, attempt, JOURNAL, copy.size)
                     if not copy.extend(piece):
                         break
                     begun = 0
                     if group is not None:
                         self.fruitless.pop(group, None)
                 if told.state == "ended":
-                    assert told.code is not None
-                    return told.code
+                    return told
                 if told.state == "unknown" and (future is None or future.done()):
-                    if begun == TRIES_WITHOUT_PROGRESS:
+                    if begun == MOST_PARTINGS:
                         tail = await self._text(found, attempt, OUTPUT)
                         raise HostRefusedError(f"it cannot begin: {tail or 'it said nothing'}")
                     begun += 1
@@ -413,9 +425,9 @@ class Coordinator:
 
     async def _collect(self, found: Host, attempt: str) -> None:
         """Bring what lies beside the journal: what cells made of labelled images."""
-        if self.fleet.header.request.data is None or found.present is None:
+        if self.fleet.header.request.data is None:
             return
-        address, fleet_id = found.present.address, self.fleet.header.fleet_id
+        address, fleet_id = found.address, self.fleet.header.fleet_id
         for name in await self.cluster.call(address, "listed", fleet_id, attempt, PREDICTIONS):
             target = self.directory / HOSTS / found.name / shipping.require_plain(name)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -426,9 +438,7 @@ class Coordinator:
 
     async def _text(self, found: Host, attempt: str, name: str) -> str:
         """The last line of a file of an attempt."""
-        if found.present is None:
-            return ""
-        address, fleet_id = found.present.address, self.fleet.header.fleet_id
+        address, fleet_id = found.address, self.fleet.header.fleet_id
         told = decode(await self.cluster.call(address, "state", fleet_id, attempt, name), State)
         if not told.size:
             return ""
@@ -479,18 +489,15 @@ class Coordinator:
 
     async def _prepare_there(self, found: Host) -> Ready:
         self.say(f"fleet: artifacts for its platform are prepared on {found.name}")
-        assert found.present is not None
         await self._send_files(found)
         attempt = f"{found.name}/prepare-{found.identity.platform}"
         order = self._order(attempt, self.fleet.header.cells, None, prepare_only=True)
-        code = await self._follow(found, attempt, encode(order), None, None)
-        if code != ExitCode.DONE:
-            return self._unprepared(await self._text(found, attempt, OUTPUT), code)
+        end = await self._follow(found, attempt, encode(order), None, None)
+        if end.code != ExitCode.DONE:
+            return self._unprepared(await self._text(found, attempt, OUTPUT), end.code)
         fleet_id = self.fleet.header.fleet_id
         data = bytearray()
-        while piece := await self.cluster.call(
-            found.present.address, "read", fleet_id, attempt, PREPARED, len(data)
-        ):
+        while piece := await self.cluster.call(found.address, "read", fleet_id, attempt, PREPARED, len(data)):
             data += piece
         ready = decode(bytes(data), Ready)
         if any(
@@ -500,15 +507,14 @@ class Coordinator:
             await self._fetch(found, ready)
         return ready
 
-    def _unprepared(self, why: str, code: int) -> Ready:
+    def _unprepared(self, why: str, code: int | None) -> Ready:
         """Hosts then prepare for themselves, and say what they cannot."""
         self.say(f"fleet: preparing ended with exit code {code} ({why}); every host prepares for itself")
         return Ready({}, ())
 
     async def _fetch(self, found: Host, ready: Ready) -> None:
         """Bring entries of a host's store here, for others of its platform."""
-        assert found.present is not None
-        address = found.present.address
+        address = found.address
         receiver = shipping.Receiver(self.store)
         names = list(dict.fromkeys(name for each in ready.entries.values() for name in each))
         for name in receiver.lacking(names):
@@ -526,8 +532,7 @@ class Coordinator:
         """Send a host what it lacks of a group's artifacts, and the user's files."""
         await self._send_files(found)
         names = list(dict.fromkeys(name for cell in group.cells for name in ready.entries.get(cell, ())))
-        assert found.present is not None
-        address = found.present.address
+        address = found.address
         for name in await self.cluster.call(address, "lacking", names) if names else ():
             manifest, told = shipping.manifest_of(self.store, name)
             await self.cluster.call(address, "begin_entry", name, manifest)
@@ -543,8 +548,7 @@ class Coordinator:
             self.record(Shipped(found.name, name, told.total_bytes))
 
     async def _send_files(self, found: Host) -> None:
-        assert found.present is not None
-        address = found.present.address
+        address = found.address
         for file in self.asked.files:
             if file.sha256 in found.told or not await self.cluster.call(address, "lacks_file", encode(file)):
                 continue
@@ -575,6 +579,10 @@ class Coordinator:
                 await self.cluster.call(found.present.address, "forget", self.fleet.header.fleet_id)
             except (HostGoneError, HostSilentError, HostRefusedError, SchedulerGoneError) as error:
                 self.say(f"fleet: {found.name} keeps its folder of this run: {error}")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _last_line(path: Path) -> str:

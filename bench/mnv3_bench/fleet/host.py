@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from mnv3_bench.cache import Store, default_root
@@ -37,6 +38,7 @@ _slot = threading.Lock()
 _running: dict[str, subprocess.Popen[bytes]] = {}
 _waiting: set[str] = set()
 _codes: dict[str, int] = {}
+_seconds: dict[str, float] = {}
 _receiver: shipping.Receiver | None = None
 
 
@@ -92,9 +94,11 @@ def _run_agent(name: str, place: Path, order: bytes) -> int:
             stderr=subprocess.STDOUT,
         )
     _running[name] = agent
+    began = time.monotonic()
     try:
         return agent.wait()
     finally:
+        _seconds[name] = time.monotonic() - began
         _running.pop(name, None)
         assert agent.stdin is not None
         with contextlib.suppress(OSError):
@@ -128,7 +132,7 @@ def state(fleet: str, attempt: str, file: str) -> bytes:
     else:
         how = "ended" if name in _codes else "unknown"
     size = path.stat().st_size if path.is_file() else 0
-    return encode(State(how, _codes.get(name), size))
+    return encode(State(how, _codes.get(name), _seconds.get(name), size))
 
 
 def read(fleet: str, attempt: str, file: str, offset: int) -> bytes:

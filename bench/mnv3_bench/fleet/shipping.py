@@ -125,7 +125,7 @@ def told_by(manifest: bytes) -> Manifest:
     """
     try:
         return msgspec.json.decode(manifest, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"the manifest of an entry cannot be read: {error}") from None
 
 

@@ -83,6 +83,8 @@ class State(msgspec.Struct, frozen=True):
     """unknown, waiting (for the host's slot), running or ended."""
     code: int | None
     """Exit code once it has ended."""
+    seconds: float | None
+    """That its process ran."""
     size: int
     """Bytes of the file that was asked for."""
 
@@ -108,7 +110,7 @@ def decode(data: bytes, kind: type[T]) -> T:
     """
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"a message of the fleet cannot be read as {kind.__name__}: {error}") from None
 
 

@@ -74,7 +74,7 @@ async def serve(address: str, name: str) -> None:
                 resources={SLOT: 1},
                 memory_limit=0,
                 dashboard=False,
-                silence_logs=40,
+                silence_logs=50,
             ) as worker:
                 print(f"mnv3-bench worker: {name} joined {address}", file=sys.stderr, flush=True)
                 await worker.finished()

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tarfile
 import tomllib
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ import msgspec
 from mnv3_bench.cache import hold
 from mnv3_bench.errors import IncomparableError, UsageError
 from mnv3_bench.gate.arm_worker import ANSWER, ArmAnswer, ArmRequest
-from mnv3_bench.model_files import SUFFIXES, format_of
+from mnv3_bench.model_files import SUFFIXES, archived, format_of
 from mnv3_bench.plan_models import label
 from mnv3_bench.protocol import PROTOCOL
 from mnv3_models import parse_variant
@@ -111,10 +110,7 @@ def parse_arm(text: str, flag: str, checkouts: Path) -> Arm:
 
 def _is_script(path: Path) -> bool:
     """Whether a .pt file is a TorchScript program, which shares its suffix with weights."""
-    if path.suffix != ".pt" or not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
+    return path.suffix == ".pt" and path.is_file() and any("/code/" in name for name in archived(path) or ())
 
 
 def _python_arm(text: str, flag: str) -> Arm:

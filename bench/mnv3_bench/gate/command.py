@@ -18,6 +18,7 @@ from mnv3_bench.backends import get_backend, native_backend
 from mnv3_bench.coldstart import file_name
 from mnv3_bench.environment import affinity_list, machine, usable_cpus, usable_memory
 from mnv3_bench.errors import ExitCode, UsageError
+from mnv3_bench.folders import RUNS, new_folder
 from mnv3_bench.gate.arms import Arm, PreparedArm, pairs, parse_arm, prepare_arms
 from mnv3_bench.gate.rules import DEFAULT_MARGIN, RuleBook, margin
 from mnv3_bench.gate.trial import (
@@ -150,9 +151,9 @@ def open_gate(asked: GateAsked, run_asked: Asked, command: str) -> Gate:
     limits = make_limits(run_asked)
     if limits.memory_bytes is None and (run_asked.device or "cpu") == "cpu":
         limits = replace(limits, memory_bytes=int(usable_memory() * MEMORY_SHARE))
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
-    directory = Path(run_asked.output) if run_asked.output else Path("mnv3-runs") / f"gate-{now}"
+    directory = Path(run_asked.output) if run_asked.output else RUNS
     try:
+        directory = Path(run_asked.output) if run_asked.output else new_folder(datetime.now(UTC), "gate-")
         directory.mkdir(parents=True, exist_ok=True)
         if any(directory.iterdir()):
             raise UsageError(f"--output: {directory} is not empty; type another folder, or remove it")

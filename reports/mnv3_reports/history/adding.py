@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mnv3_reports.history import compaction
@@ -13,6 +12,7 @@ from mnv3_reports.rundir import RunDirectoryError, load_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from mnv3_reports.history.rows import Row
 
@@ -50,7 +50,11 @@ def run_directories(paths: Iterable[Path]) -> list[Path]:
 
 
 def add_runs(
-    directories: Sequence[Path], place: Place, *, repository_commit: str | None = None, now: datetime | None = None
+    directories: Sequence[Path],
+    place: Place,
+    *,
+    repository_commit: str | None = None,
+    now: datetime | None = None,
 ) -> Iterator[Added]:
     """Put runs into a history, then put together the months that are over.
 
@@ -73,7 +77,9 @@ def add_runs(
 def add_rows(rows: Sequence[Row], place: Place, what: str) -> Added:
     """Write the file of one run, unless the history has it."""
     name = file_name(rows)
-    if place.holds(name) or compaction.has(place, rows[0]["run_id"], rows[0]["revision"], name.partition("/")[0]):
+    if place.holds(name) or compaction.has(
+        place, rows[0]["run_id"], rows[0]["revision"], name.partition("/")[0]
+    ):
         return Added(what, name, len(rows), new=False)
     place.write(name, to_parquet(to_table(rows)))
     return Added(what, name, len(rows), new=True)

@@ -1,10 +1,12 @@
-"""Many small files of a month become one, beside readers, writers and other compactions; killed at any moment, no row is lost.
+"""Many small files of a month become one, beside readers, writers and other compactions. No row is lost at any moment.
 
-The new file is written first, under a name that its rows give, and is on the disk before anything is removed; removed are
-only files that were read into it. So every row is in some file at every moment, perhaps in two: readers take each run's
-cell once. Two compactions at once at worst leave more than one file, and never less than all rows: each file that goes is
-in one that was whole before, and equal rows have equal names, which are never removed for themselves.
+The new file is written first, under a name that its rows give, and is on the disk before anything is removed; removed
+are only files that were read into it. So every row is in some file at every moment, perhaps in two: readers take each
+run's cell once. Two compactions at once leave more than one file at worst, and never less than all rows: each file that
+goes is in one that was whole before, and equal rows have equal names, which are never removed for themselves.
 """
+
+# ruff: noqa: S608 - SQL is made of texts of this package; what others wrote comes in as parameters
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ def has(place: Place, run_id: str, revision: str, month: str) -> bool:
             for name in by_month(place.files()).get(month, []):
                 if name.startswith(f"{month}/all-"):
                     table = _read(place, name, ("run_id", "revision"))
-                    if (run_id, revision) in zip(*(table[c].to_pylist() for c in table.column_names), strict=True):
+                    if (run_id, revision) in zip(
+                        *(table[c].to_pylist() for c in table.column_names), strict=True
+                    ):
                         return True
         except FileNotFoundError:
             continue
@@ -99,13 +103,13 @@ def _read(place: Place, name: str, columns: Sequence[str] | None = None) -> pa.T
     data = place.read(name)
     schema = schema_of()
     try:
-        file = pq.ParquetFile(io.BytesIO(data))
+        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
         if not {"run_id", "cell", "revision"}.issubset(file.schema_arrow.names):
             raise HistoryError(damaged(place.path(name), "it lacks the columns of a history"))
         if newer := set(file.schema_arrow.names).difference(schema.names):
             # Compaction would lose them.
             raise HistoryError(
-                f"'{place.path(name)}' has columns that this mnv3-bench does not know ({', '.join(sorted(newer)[:3])}); "
+                f"'{place.path(name)}' has columns that are not known here ({', '.join(sorted(newer)[:3])}); "
                 "update mnv3-bench"
             )
         table = file.read(columns)

@@ -1,4 +1,4 @@
-"""DuckDB with nothing allowed that a history does not need: no extensions, no files but its own, no further settings."""
+"""DuckDB with nothing allowed that a history does not need: no extensions, no other files, no further settings."""
 
 from __future__ import annotations
 

@@ -40,6 +40,8 @@ class Headed(NamedTuple):
 
     cells: str
     """Path of its `cells.parquet`, as DuckDB opens it."""
+    name: str
+    """The same, from its place."""
     columns: Row
 
 
@@ -75,8 +77,10 @@ def run_headers(place: Place) -> Found:
                 **software_columns(found.header.software),
             }
         except (OSError, ValueError, msgspec.DecodeError) as error:
-            raise HistoryError(f"'{path}' is not the record of a run: {' '.join(str(error).split())}") from error
-        headed.append(Headed(place.path(prefix + CELLS), columns))
+            raise HistoryError(
+                f"'{path}' is not the record of a run: {' '.join(str(error).split())}"
+            ) from error
+        headed.append(Headed(place.path(prefix + CELLS), prefix + CELLS, columns))
     return Found(headed, unfinished)
 
 

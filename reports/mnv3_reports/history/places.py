@@ -1,20 +1,21 @@
 """Where a history lies: a local folder, or an fsspec URL such as s3://bucket/history. Names in it cannot leave it.
 
-A history is Parquet files in folders by month: `month=2026-01/run-….parquet` holds one run, `month=2026-01/all-….parquet`
-what `compact` put together. Files are written once, complete or not at all, and never changed. Other files are not read.
+A history is Parquet files in folders by month: `month=2026-01/run-….parquet` holds one run,
+`month=2026-01/all-….parquet` what was put together. Files are written once, complete or not at all, and never changed.
+Other files are not read.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import tempfile
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mnv3_reports import journal
-from mnv3_reports.rundir import CELLS, RUN
+from mnv3_reports.disk import sync_directory
+from mnv3_reports.rundir import CELLS, RUN, RunDirectoryError, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,7 +84,9 @@ def open_place(given: str) -> Place:
         HistoryError: the URL's protocol is not known, or its package is not installed.
     """
     if "::" in given:
-        raise HistoryError(f"'{given}' chains file systems; give a folder, or one URL such as s3://bucket/history")
+        raise HistoryError(
+            f"'{given}' chains file systems; give a folder, or one URL such as s3://bucket/history"
+        )
     if given.startswith(("file://", "local://")):
         return LocalPlace(Path(given.partition("://")[2]))
     return RemotePlace(given) if "://" in given else LocalPlace(Path(given))
@@ -101,7 +104,9 @@ def settled(listing: Callable[[], list[str]]) -> list[str]:
         if now == before:
             return now
         before = now
-    raise HistoryError("the history changes faster than it can be listed; try again when fewer jobs write to it")
+    raise HistoryError(
+        "the history changes faster than it can be listed; try again when fewer jobs write to it"
+    )
 
 
 class LocalPlace:
@@ -129,7 +134,9 @@ class LocalPlace:
             if month.startswith("month="):
                 with suppress(FileNotFoundError):  # it was emptied and removed by hand
                     entries = os.scandir(self.root / month)
-                    found += [f"{month}/{entry.name}" for entry in entries if entry.is_file(follow_symlinks=False)]
+                    found += [
+                        f"{month}/{entry.name}" for entry in entries if entry.is_file(follow_symlinks=False)
+                    ]
         return sorted(name for name in found if FILE.fullmatch(name))
 
     def runs(self) -> list[str]:
@@ -159,28 +166,15 @@ class LocalPlace:
     def write(self, name: str, data: bytes) -> None:
         """See `Place`. It is on the disk, under its name, when this returns."""
         path = self.root / checked(name)
-        temporary: Path | None = None
+        if path.parent.is_symlink():
+            raise HistoryError(f"'{path.parent}' is a link; a history's folders are folders of its own")
         try:
-            if path.parent.is_symlink():
-                raise HistoryError(f"'{path.parent}' is a link; a history's folders are folders of its own")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, made = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-            temporary = Path(made)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(descriptor)
-            temporary.chmod(0o644)
-            temporary.replace(path)
-            for folder in (path.parent, self.root):
-                _sync(folder)
+            write_file(path, lambda temporary: temporary.write_bytes(data))
+            sync_directory(self.root)
+        except RunDirectoryError as error:
+            raise HistoryError(str(error).replace("--output", "--store")) from error
         except OSError as error:
-            raise HistoryError(
-                f"cannot write '{path}': {error.strerror or error}; free the space or choose another --store"
-            ) from error
-        finally:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
+            raise HistoryError(f"cannot write '{path}': {error.strerror}") from error
 
     def remove(self, name: str) -> None:
         """See `Place`."""
@@ -282,12 +276,3 @@ def checked(name: str) -> str:
 def _refused(what: str, error: Exception) -> HistoryError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return HistoryError(f"{what}: {reason}; see that the URL, the credentials and the network are right")
-
-
-def _sync(folder: Path) -> None:
-    """Put a folder's entries on the disk: a new name is as safe as its file's contents then."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,23 +1,24 @@
 """Questions to histories, answered by DuckDB over their Parquet files.
 
-A series holds what can be compared: one cell, on machines of one fingerprint, with one set of variables for workers, from
-one source. Versions and commits may differ in it: their changes are what a history is asked about.
+A series holds what can be compared: one cell, on machines of one fingerprint, with one set of variables for workers,
+from one source. Versions and commits may differ in it: their changes are what a history is asked about.
 """
+
+# ruff: noqa: S608 - SQL is made of texts of this package; what others wrote comes in as parameters
 
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mnv3_reports.history import compaction
 from mnv3_reports.history.engine import connected
-from mnv3_reports.history.headers import literal, run_headers
 from mnv3_reports.history.places import HistoryError
-from mnv3_reports.history.rows import COLUMNS
+from mnv3_reports.history.sources import Sources, read_sources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import TypeVar
 
     from duckdb import DuckDBPyConnection
@@ -31,25 +32,34 @@ RAW_POINTS = 800
 """A longer series is shown and searched in groups of runs that follow each other."""
 GROUPS = 240
 SMALLEST_GROUP = 6
-"""Runs: of fewer the median has no interval of 95 %."""
-AROUND = 3
-"""Runs before and after a change in which another version is looked for."""
-SIMILAR = 5
+"""Runs: the median of fewer has no 95 % interval."""
+ATTEMPTS = 20
+LISTED = 5
 
 VERSIONS = (
-    *("source", "python", "packages", "project_version", "commit", "repository_commit", "kernel", "weights"),
+    *("python", "packages", "project_version", "commit", "repository_commit", "kernel", "weights"),
     *("macs_per_image", "parameters"),
 )
 """Columns that say what may have changed a figure."""
-_KEYS = ("cell", "machine_fingerprint", "environment_fingerprint", "source", "data")
-_SQL = {"timestamp": "timestamp", "floats": "double[]", "string": "varchar", "int64": "bigint", "float64": "double"}
+
+
+class Question(NamedTuple):
+    """What is asked."""
+
+    metric: Metric
+    cells: str
+    """Pattern of cell keys, or of `variant/backend`, with *, ? and [] as a shell has them."""
+    since: datetime | None = None
+    """Start of the earliest run that counts, UTC without a zone."""
+    until: datetime | None = None
+    """Start of the first run that does not."""
 
 
 class Point(NamedTuple):
     """One run of a series, or the median of some that follow each other."""
 
     started_at: datetime
-    """UTC; of the first run."""
+    """UTC; when the first run started."""
     ended_at: datetime
     """When the last run started."""
     value: float
@@ -65,7 +75,7 @@ class Point(NamedTuple):
 class Series(NamedTuple):
     """Figures that can be compared, in order of time."""
 
-    number: int
+    key: int
     cell: str
     machine_fingerprint: str
     environment_fingerprint: str
@@ -73,78 +83,248 @@ class Series(NamedTuple):
     data: str
     """What it was measured on, for a metric where that matters; '' for others."""
     cpu: str
-    runs: int
-    """In which it was measured."""
     failed: int
-    """In which it failed."""
+    """Runs in which the cell failed."""
     points: tuple[Point, ...]
 
+    @property
+    def runs(self) -> int:
+        """Runs in which it was measured."""
+        return sum(point.runs for point in self.points)
 
-class Seen(NamedTuple):
-    """One run near a change."""
+
+class Placed(NamedTuple):
+    """One run in a series."""
 
     place: int
-    """In the series, from 0."""
+    """From 0."""
     run_id: str
     started_at: datetime
     value: float
-    versions: dict[str, Any]
-    """`VERSIONS` to what the history has."""
-
-
-class Sources(NamedTuple):
-    """What was read."""
-
-    files: int
-    runs: int
-    """Run directories."""
-    unfinished: int
 
 
 class History:
     """Histories and run directories, opened together for one question."""
 
-    def __init__(
-        self,
-        connection: DuckDBPyConnection,
-        places: Sequence[Place],
-        metric: Metric,
-        cells: str,
-        since: datetime | None = None,
-        until: datetime | None = None,
-    ) -> None:
-        """Read what the question needs.
+    def __init__(self, connection: DuckDBPyConnection, places: Sequence[Place], question: Question) -> None:
+        """Read what the question needs; `opened` is how to get one."""
+        self._connection = connection
+        self._places = places
+        self._question = question
+        self._parameters: dict[str, Any] = {
+            "pattern": question.cells,
+            "first": _prefix(question.cells),
+            "after": _prefix(question.cells) + "\U0010ffff",
+            "since": question.since or datetime(1, 1, 1),
+            "until": question.until or datetime(9999, 12, 31),
+        }
+        self.sources: Sources = self._trying(self._read)
 
-        Args:
-            connection: of `engine.connected`, with these places.
-            places: where to read.
-            metric: the figure.
-            cells: pattern of cell keys, or of `variant/backend`, with * and ? as a shell has them.
-            since: start of the earliest run that counts, UTC without a zone.
-            until: start of the first that does not.
+    def _read(self, sources: Sources) -> Sources:
+        metric = self._question.metric
+        series = f"""
+            select {_key(metric)} as key, {_names(metric)}, any_value(coalesce(cpu, '')) as cpu
+            from ({sources.rows(_MATCHES)}) group by all
+        """
+        found = f"""
+            select {_key(metric)} as key, coalesce(run_id, '') as run_id, started_at, status = 'failed' as failed,
+                   try_cast({metric.value} as double) as value, try_cast({metric.low} as double) as low,
+                   try_cast({metric.high} as double) as high
+            from ({sources.rows(_MATCHES)})
+        """
+        placed = """
+            select key, run_id, started_at, value, low, high,
+                   row_number() over (partition by key order by started_at, run_id) - 1 as place,
+                   count(*) over (partition by key) as runs
+            from found where not failed and isfinite(value) and value > 0
+        """
+        for name, text, parameters in (
+            ("series", series, self._parameters | sources.parameters),
+            ("found", found, self._parameters | sources.parameters),
+            ("placed", placed, {}),
+        ):
+            self._connection.execute(
+                f"create or replace temp table {name} as {text}", _used(text, parameters)
+            )
+        return sources
+
+    def _trying(self, read: Callable[[Sources], Result]) -> Result:
+        """Read, and list anew where a compaction took files away meanwhile.
 
         Raises:
-            HistoryError: a file is damaged, nothing is there, or nothing matches.
+            HistoryError: a file is damaged, or there is nothing.
         """
-        self._connection = connection
-        self._parameters = {
-            "pattern": cells,
-            "first": _prefix(cells),
-            "after": _prefix(cells) + "\U0010ffff",
-            "since": since or datetime(1, 1, 1),  # noqa: DTZ001 - a history's times have no zone
-            "until": until or datetime(9999, 12, 31),  # noqa: DTZ001
-        }
-        columns = ", ".join(f"null::{_SQL[kind]} as {name}" for name, kind in _types().items())
-        connection.execute(f"create temp view blank as select {columns} limit 0")
-        self._read(places, since, until)
-        connection.execute(
-            f"""
-            create temp table found as
-            select {_number()} as number, run_id, started_at, status = 'failed' as failed,
-                   ({metric.value})::double as value, ({metric.low})::double as low, ({metric.high})::double as high
-            from matching join series using ({", ".join(_KEYS[:4])})
-            where series.data is not distinct from coalesce({metric.data}, '')
-            """
-            if False
-            else _FOUND.format(metric=metric)
+        import duckdb
+
+        for _ in range(ATTEMPTS):
+            sources = read_sources(self._connection, self._places, self._question.since, self._question.until)
+            try:
+                return read(sources)
+            except duckdb.OutOfMemoryException:
+                raise HistoryError(
+                    "the answer needs more memory than a history takes; narrow it with --cell or --since"
+                ) from None
+            except (duckdb.Error, OSError) as error:
+                if sources.whole():
+                    raise sources.damaged(self._connection, error) from error
+        raise HistoryError("the history is compacted by several jobs at once; try again")
+
+    def series(self) -> list[Series]:
+        """Every series that matches, also those that always failed."""
+        points: dict[int, list[Point]] = {}
+        for key, *figures in self._connection.execute(self._grouped()).fetchall():
+            points.setdefault(key, []).append(_point(*figures))
+        failed = dict(
+            self._connection.execute("select key, count(*) from found where failed group by key").fetchall()
         )
+        rows = self._connection.execute(
+            "select * from series order by cell, source, cpu, machine_fingerprint, environment_fingerprint, data"
+        ).fetchall()
+        return [
+            Series(
+                key,
+                cell,
+                machine,
+                environment,
+                source,
+                data,
+                cpu,
+                failed.get(key, 0),
+                tuple(points.get(key, ())),
+            )
+            for key, cell, machine, environment, source, data, cpu in rows
+        ]
+
+    def _grouped(self) -> str:
+        """SQL: the points of every series."""
+        groups = f"if(runs <= {RAW_POINTS}, runs, least({GROUPS}, runs // {SMALLEST_GROUP}))"
+        sizes = self._connection.execute(
+            "select distinct unnest([runs // g, runs // g + 1]) "
+            f"from (select {groups} as g, runs from placed) where g < runs"
+        ).fetchall()
+        ranks = " ".join(f"when {size} then {rank}" for (size,) in sizes for rank in [median_rank(size)])
+        rank = f"case count(*) {ranks} end" if ranks else "null"
+        return f"""
+            select key, min(started_at), max(started_at), median(value), any_value(low), any_value(high),
+                   min(place), count(*), if(count(*) > 1, list_sort(list(value)), null) as ordered,
+                   ordered[{rank}], ordered[count(*) + 1 - {rank}]
+            from placed group by key, place * ({groups}) // runs order by key, min(place)
+        """
+
+    def placed(self, series: Series, first: int, last: int) -> list[Placed]:
+        """Some single runs of a series, by their places; both ends are included."""
+        rows = self._connection.execute(
+            "select place, run_id, started_at, value from placed where key = $key and place between $first and $last "
+            "order by place",
+            {"key": series.key, "first": first, "last": last},
+        )
+        return [Placed(*row) for row in rows.fetchall()]
+
+    def versions(self, wanted: Iterable[tuple[Series, Placed]]) -> dict[tuple[int, str], dict[str, Any]]:
+        """What the history knows of what runs ran with: key of a series and run to `VERSIONS` to value."""
+        pairs = {(series.key, series.cell, run.run_id) for series, run in wanted}
+        if not pairs:
+            return {}
+        key = _key(self._question.metric)
+
+        def read(sources: Sources) -> dict[tuple[int, str], dict[str, Any]]:
+            text = f"""
+                select {key} as key, run_id, {", ".join(VERSIONS)}
+                from ({sources.rows(_MATCHES + " and list_contains($cells, cell)")})
+                where list_contains($keys, {key}) and list_contains($runs, run_id)
+            """
+            keys, cells, runs = (sorted(set(column)) for column in zip(*pairs, strict=True))
+            asked = self._parameters | sources.parameters | {"keys": keys, "cells": cells, "runs": runs}
+            rows = self._connection.execute(text, _used(text, asked)).fetchall()
+            return {(row[0], row[1]): dict(zip(VERSIONS, row[2:], strict=True)) for row in rows}
+
+        return self._trying(read)
+
+    def cells(self) -> list[str]:
+        """Names of some cells that there are, for somebody whose pattern matched none."""
+
+        def read(sources: Sources) -> list[str]:
+            text = (
+                f"select distinct cell from ({sources.rows('cell is not null')}) order by cell limit {LISTED}"
+            )
+            rows = self._connection.execute(text, _used(text, sources.parameters)).fetchall()
+            return [str(cell) for (cell,) in rows]
+
+        return self._trying(read)
+
+
+@contextmanager
+def opened(places: Sequence[Place], question: Question) -> Iterator[History]:
+    """Open histories for a question.
+
+    Args:
+        places: where they are.
+        question: what is asked of them.
+
+    Raises:
+        HistoryError: DuckDB is missing, a file is damaged, or there is nothing to read.
+    """
+    with connected(places) as connection:
+        yield History(connection, places, question)
+
+
+_MATCHES = (
+    "cell >= $first and cell < $after and (cell glob $pattern or variant || '/' || backend glob $pattern) "
+    "and started_at >= $since and started_at < $until"
+)
+
+
+def median_rank(size: int) -> int | None:
+    """Rank l such that the l-th smallest and the l-th largest of so many values enclose the median with 95 %.
+
+    Exact and without a distribution (Conover 1999, Practical Nonparametric Statistics, 3rd ed., section 3.2).
+    None below six values.
+    """
+    tail, rank = 0, 0
+    while rank < size and (tail := tail + math.comb(size, rank)) * 40 <= 2**size:
+        rank += 1
+    return rank or None
+
+
+def _names(metric: Metric) -> str:
+    named = ("cell", "machine_fingerprint", "environment_fingerprint", "source")
+    plain = [f"coalesce({name}, '') as {name}" for name in named]
+    return ", ".join([*plain, f"coalesce({metric.data}, '')::varchar as data"])
+
+
+def _key(metric: Metric) -> str:
+    named = ("cell", "machine_fingerprint", "environment_fingerprint", "source", metric.data)
+    texts = ", ".join(f"coalesce({name}, '')" for name in named)
+    return f"hash({texts})"
+
+
+def _prefix(pattern: str) -> str:
+    """What every name that matches begins with."""
+    for place, sign in enumerate(pattern):
+        if sign in "*?[\\":
+            return pattern[:place]
+    return pattern
+
+
+def _used(text: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that a text has: others are refused."""
+    return {name: value for name, value in parameters.items() if f"${name}" in text}
+
+
+def _point(
+    started_at: datetime,
+    ended_at: datetime,
+    value: float,
+    low: float | None,
+    high: float | None,
+    first: int,
+    runs: int,
+    _ordered: list[float] | None,
+    ranked_low: float | None,
+    ranked_high: float | None,
+) -> Point:
+    ends = (low, high) if runs == 1 else (ranked_low, ranked_high)
+    # What a stranger's file says may be anything.
+    if ends[0] is None or ends[1] is None or not 0 < ends[0] <= value <= ends[1] < math.inf:
+        ends = (None, None)
+    return Point(started_at, ended_at, value, *ends, first, runs)

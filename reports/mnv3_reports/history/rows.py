@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mnv3_reports import flat
-from mnv3_reports.rundir import CELLS
+from mnv3_reports.rundir import CELLS, MOMENT, moment
 from mnv3_reports.statistics import median
 from mnv3_reports.summary import Summary
 
@@ -39,7 +39,13 @@ _FROM_CELLS = (
     *("minimum_seconds", "ratio_to_eager", "ratio_to_eager_low", "ratio_to_eager_high"),
     *("calls", "blocks", "epochs", "epoch_spread_ln", "disturbed_blocks"),
     *("macs_per_image", "parameters", "artifact", "artifact_bytes", "build_seconds", "build_cached"),
-    *("import_seconds", "load_seconds", "first_call_seconds", "runtime_resident_bytes", "peak_resident_bytes"),
+    *(
+        "import_seconds",
+        "load_seconds",
+        "first_call_seconds",
+        "runtime_resident_bytes",
+        "peak_resident_bytes",
+    ),
     *("device_peak_bytes", "fidelity_snr_db", "fidelity_top1_agreement"),
     *("accuracy_data", "accuracy_data_fingerprint", "top1", "top1_low", "top1_high"),
     *("top1_drop", "top1_drop_low", "top1_drop_high", "failure_phase", "failure_reason"),
@@ -72,13 +78,15 @@ COLUMNS: dict[str, str] = {
 }
 """Every column, in order, to its kind: Arrow's name of the type, `timestamp` (microseconds) or `floats`."""
 _MICROSECOND = timedelta(microseconds=1)
-_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - times in a history are UTC, without a zone
+_EPOCH = datetime(1970, 1, 1)
 
 Row = dict[str, Any]
 """Column to value; timestamps are microseconds since 1970."""
 
 
-def rows_of(run: Run, directory: Path, *, added_at: datetime, repository_commit: str | None = None) -> list[Row]:
+def rows_of(
+    run: Run, directory: Path, *, added_at: datetime, repository_commit: str | None = None
+) -> list[Row]:
     """A run as rows, those of cells that were not measured too.
 
     Args:
@@ -92,7 +100,7 @@ def rows_of(run: Run, directory: Path, *, added_at: datetime, repository_commit:
     """
     header = run.header
     summary = Summary(run, directory)
-    cells = flat.rows(summary) if not run.lost else _kept(directory, header.run_id)
+    cells = flat.rows(summary) if not run.lost else _kept(directory, run)
     ended = run.finished.ended_at if run.finished is not None else None
     weights = {(facts.variant, facts.resolution): facts.weights for facts in run.variants}
     seconds = _epoch_seconds(run)
@@ -170,7 +178,9 @@ def to_table(rows: Sequence[Row]) -> pa.Table:
     plain = pa.schema([(f.name, pa.int64() if pa.types.is_timestamp(f.type) else f.type) for f in schema])
     lines = msgspec.json.Encoder().encode_lines(rows)
     options = json.ParseOptions(explicit_schema=plain, unexpected_field_behavior="ignore")
-    return json.read_json(io.BytesIO(lines), json.ReadOptions(block_size=len(lines) + 1), options).cast(schema)
+    return json.read_json(io.BytesIO(lines), json.ReadOptions(block_size=len(lines) + 1), options).cast(
+        schema
+    )
 
 
 def schema_of() -> pa.Schema:
@@ -184,11 +194,11 @@ def schema_of() -> pa.Schema:
 
 
 def to_parquet(table: pa.Table) -> bytes:
-    """A table as a file. Row groups are small, so that a query of some cells skips the others."""
+    """A table as a file, with checksums. Row groups are small, so that a query of some cells skips the others."""
     import pyarrow.parquet as pq
 
     out = io.BytesIO()
-    pq.write_table(table, out, compression="zstd", row_group_size=8192)
+    pq.write_table(table, out, compression="zstd", row_group_size=8192, write_page_checksum=True)
     return out.getvalue()
 
 
@@ -218,20 +228,23 @@ def _epoch_seconds(run: Run) -> dict[str, list[float]]:
         if block.samples_ns:
             samples.setdefault(block.cell, {}).setdefault(block.epoch, []).extend(block.samples_ns)
     return {
-        cell: [median(values) / 1e9 for _, values in sorted(epochs.items())] for cell, epochs in samples.items()
+        cell: [median(values) / 1e9 for _, values in sorted(epochs.items())]
+        for cell, epochs in samples.items()
     }
 
 
-def _kept(directory: Path, run_id: str) -> list[dict[str, Any]]:
+def _kept(directory: Path, run: Run) -> list[dict[str, Any]]:
     """The rows of `cells.parquet`, for a run whose samples are gone."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = directory / CELLS
     try:
-        found: list[dict[str, Any]] = pq.ParquetFile(path).read().to_pylist()
-        if any(row["run_id"] != run_id or int(row["resolution"]) < 0 for row in found):
-            raise ValueError(f"'{path}' is another run's than its folder")
-    except (KeyError, TypeError, OSError, pa.ArrowInvalid) as error:
+        file = pq.ParquetFile(path)
+        written_at = (file.schema_arrow.metadata or {}).get(MOMENT, moment(run).encode())
+        found: list[dict[str, Any]] = file.read().to_pylist()
+        if written_at != moment(run).encode() or {row["cell"] for row in found} != run.cells.keys():
+            raise ValueError(f"'{path}' is of another run, or of another moment of it, than run.json")
+    except (KeyError, OSError, pa.ArrowException) as error:
         raise ValueError(f"'{path}' does not hold cells of a run: {error}") from error
     return found

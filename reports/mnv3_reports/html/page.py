@@ -63,19 +63,24 @@ def page_text(summary: Summary, parts: Parts, drawings: Sequence[Drawing], recor
     )
 
 
-def plain_page(parts: Parts) -> str:
-    """A report without charts and cells of its own, such as a comparison of runs, as one HTML file."""
+def plain_page(parts: Parts, drawings: Sequence[Drawing] = ()) -> str:
+    """A report without cells of its own, such as a comparison of runs, as one HTML file.
+
+    Args:
+        parts: what it says.
+        drawings: its charts, which choose among no cells; with none the page holds no chart library.
+    """
     return _rendered(
         parts,
         notice=None,
         context="",
-        figures=[],
+        figures=[_figure(None, drawing) for drawing in drawings],
         table=None,
         choices={},
         record=None,
         turns=cells.encoded({}),
         details=cells.encoded([]),
-        library="",
+        library=_library() if drawings else "",
     )
 
 
@@ -107,9 +112,9 @@ class _Figure(NamedTuple):
     """JSON: the chart in light and dark, and the points."""
 
 
-def _figure(summary: Summary, drawing: Drawing) -> _Figure:
+def _figure(summary: Summary | None, drawing: Drawing) -> _Figure:
     points: list[dict[str, Any]] | None = None
-    if drawing.trade_offs is not None:
+    if summary is not None and drawing.trade_offs is not None:
         rows = pareto.rows_of(summary, drawing.trade_offs)
         kept = ("network", "backend", "ms", "median", "top1", "accuracy", "measured")
         points = [{name: row[name] for name in kept} for row in rows]

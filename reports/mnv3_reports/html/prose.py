@@ -7,6 +7,8 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from mnv3_reports.escaping import printable
+
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
 
@@ -16,7 +18,7 @@ _TAG = re.compile(r"</?(?:details|summary|sup)>|<br>|[<>]")
 
 def to_html(markdown: str) -> str:
     """Render markdown; any tag but those without attributes that the report writes is shown as text."""
-    return str(_renderer().render(markdown))
+    return str(_renderer().render(printable(markdown)))
 
 
 @cache
