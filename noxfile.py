@@ -85,6 +85,23 @@ def perf(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzzers: `nox -s fuzz -- --minutes 10` runs each for so long, guided by coverage (docs/security.md)."""
+    session.install("-q", *PINNED, ".[dev]", "atheris>=3")
+    session.run("python", "tests/fuzz/run.py", *session.posargs)
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Known vulnerabilities of the pinned versions. A package about which nothing can be learned here fails it."""
+    session.install("-q", *PINNED, "pip-audit>=2.7")
+    # Without --strict it ends well, whatever it could not look up.
+    session.run(
+        "pip-audit", "--strict", "--no-deps", "--disable-pip", "-r", "constraints.txt", *session.posargs
+    )
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """The wheel and the sdist of a release in dist/; both are installed and run where nothing of the checkout is."""
     session.install("-q", *PINNED, "build", "packaging", "pytest")

@@ -84,7 +84,7 @@ def ask(
         with opened([_place(name) for name in store or _usual()], question) as history:
             found = trends(history)
             if not found:
-                raise UsageError(_no_match(cell, history.cells(), since, until))
+                raise UsageError(_no_match(metric, cell, history.cells(), since, until))
             parts = report.report_of(found, question, history.sources)
         print(to_markdown(None, parts), end="")
         if output is not None:
@@ -227,11 +227,11 @@ def _place(given: str) -> Place:
     return open_place(given)
 
 
-def _no_match(cell: str, cells: list[str], since: str | None, until: str | None) -> str:
+def _no_match(metric: str, cell: str, cells: list[str], since: str | None, until: str | None) -> str:
     span = f"{f' since {since}' if since else ''}{f' until {until}' if until else ''}"
     there = f"; there are for example {', '.join(map(plain, cells))}" if cells else ""
     wider = " (or a wider span)" if span else ""
-    return f"no figure of cells '{cell}'{span}{there}; type another --cell{wider}"
+    return f"no {metric} of cells '{cell}'{span}{there}; type another --cell or --metric{wider}"
 
 
 @contextmanager

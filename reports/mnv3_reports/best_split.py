@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -17,15 +18,18 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.float64]
     Indices = npt.NDArray[np.intp]
 
-FEWEST = 5
-"""Points that a segment has at least: what lasted for fewer nights is a disturbance, not a change."""
+FEWEST = 7
+"""Points that a segment has at least: what lasted for less than a week of nights is a disturbance, not a change."""
 DRAWS = 3999
 """Of the null; the smallest p is one over one more."""
 CHUNK = 200
 """Draws at a time: their sums stay in the processor's cache."""
-SHORTEST_INTERVAL = 4 * FEWEST
+SHORTEST_INTERVAL = 40
+"""With shorter ones, a few disturbed nights in a row are more often taken for two changes."""
 LONGEST_STRETCH = 20
+"""Points whose means are compared to see what the noise remembers."""
 BURN_IN = 60
+"""Points before a drawn series: at the strongest memory the first still counts for 0.2 % of the last."""
 NOTHING = 1e-9
 """Scores of equal values differ by no more."""
 HIGHEST_MEMORY = 0.9
@@ -37,26 +41,31 @@ class Split(NamedTuple):
 
     place: int
     p: float
+    memory: float = 0.0
+    """First-order autocorrelation of what is left without the split."""
 
 
-def best_split(scores: Array, memory: float, seed: int) -> Split:
+def best_split(scores: Array, seed: int) -> Split:
     """The best split of scores whose mean is zero, over the whole and over seeded intervals.
 
     Args:
         scores: at least 2 x FEWEST.
-        memory: first-order autocorrelation of the series, which the null gets (`memory_of`).
         seed: of the null's draws.
     """
     import numpy as np
 
     if scores.std() < NOTHING:
         return Split(0, 1.0)
-    best = _highest(scores[:, np.newaxis])
-    height = float(best.heights[0]) / math.sqrt(_inflation(scores))
+    columns = scores[:, np.newaxis]
+    best = _highest(columns)
+    rest = _without(columns, best)
+    height = float(best.heights[0] / np.sqrt(_inflation(rest)[0]))
+    # What is left after the best of many splits was taken out remembers less; so much, in simulated series.
+    memory = min(HIGHEST_MEMORY, memory_of(rest[:, 0]) * (1 + 20 / len(scores)))
     null = _null(_rounded_length(len(scores)), math.ceil(10 * memory), seed)
     # Rounding must not tell a series from its equal.
     higher = len(null) - int(np.searchsorted(null, height - 1e-9))
-    return Split(int(best.places[0]), (1 + higher) / (1 + len(null)))
+    return Split(int(best.places[0]), (1 + higher) / (1 + len(null)), memory)
 
 
 def normal_scores(data: Array) -> Array:
@@ -95,7 +104,9 @@ class _Highest(NamedTuple):
     """Of every column: the greatest standardised difference of means, and where the right-hand side of it begins."""
 
     heights: Array
+    starts: Indices
     places: Indices
+    stops: Indices
 
 
 def _highest(scores: Array) -> _Highest:
@@ -111,7 +122,8 @@ def _highest(scores: Array) -> _Highest:
     sums, squares = np.zeros((2, size + 1, columns))
     np.cumsum(scores, axis=0, out=sums[1:])
     np.cumsum(scores**2, axis=0, out=squares[1:])
-    heights, places = np.zeros(columns), np.zeros(columns, dtype=np.intp)
+    heights = np.zeros(columns)
+    starts, places, stops = np.zeros((3, columns), dtype=np.intp)
     for start, stop in _intervals(size):
         before = np.arange(FEWEST, stop - start - FEWEST + 1)[:, np.newaxis]
         after = stop - start - before
@@ -123,9 +135,27 @@ def _highest(scores: Array) -> _Highest:
         found = (right - left) ** 2 / variance
         top = found.argmax(axis=0)
         height = found[top, np.arange(columns)]
-        places = np.where(height > heights, top + middle.start, places)
-        heights = np.maximum(heights, height)
-    return _Highest(np.sqrt(heights), places)
+        better = height > heights
+        starts[better], places[better], stops[better] = start, top[better] + middle.start, stop
+        heights[better] = height[better]
+    return _Highest(np.sqrt(heights), starts, places, stops)
+
+
+def _without(scores: Array, best: _Highest) -> Array:
+    """Scores less the means of what lies before, left and right of the best split, and after its interval."""
+    import numpy as np
+
+    size, columns = scores.shape
+    sums = np.zeros((size + 1, columns))
+    np.cumsum(scores, axis=0, out=sums[1:])
+    every = np.arange(columns)
+    edges = (np.zeros_like(best.starts), best.starts, best.places, best.stops, np.full_like(best.stops, size))
+    rest = scores.copy()
+    points = np.arange(size)[:, np.newaxis]
+    for start, stop in pairwise(edges):
+        means = (sums[stop, every] - sums[start, every]) / np.maximum(1, stop - start)
+        rest -= ((points >= start) & (points < stop)) * means
+    return rest
 
 
 def _inflation(scores: Array) -> Array:
@@ -196,5 +226,6 @@ def _null(size: int, memory_tenths: int, seed: int) -> Array:
                 noise[point] += memory * noise[point - 1]
         drawn = np.empty((size, noise.shape[1]))
         np.put_along_axis(drawn, noise[-size:].argsort(axis=0), scores, axis=0)
-        found.append(_highest(drawn).heights / np.sqrt(_inflation(drawn)))
+        best = _highest(drawn)
+        found.append(best.heights / np.sqrt(_inflation(_without(drawn, best))))
     return np.sort(np.concatenate(found))

@@ -10,8 +10,8 @@ Divisive segmentation, as E-divisive (Matteson and James 2014, Journal of the Am
   soon taken back is not averaged away;
 - the largest score is divided by how much more the means of neighbouring stretches vary than independent values would
   let them (Wu and Zhao 2007, Journal of the Royal Statistical Society B 69, 391-410), and compared with the same
-  figure in series without a change that have the same memory: the series' own first-order autocorrelation, estimated
-  from differences, which a step hardly disturbs. Without autocorrelation that is a permutation test.
+  figure in series without a change that have the same memory: the segment's first-order autocorrelation without its
+  best split. Without autocorrelation that is a permutation test.
 
 Ranks make the null a function of length and autocorrelation alone, so that it is drawn once for all series. How often
 this finds steps and raises false alarms is measured in docs/changepoints.md.
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mnv3_reports.best_split import FEWEST, Split, best_split, memory_of, normal_scores
+from mnv3_reports.best_split import FEWEST, Split, best_split, normal_scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[np.float64]
 
-ALPHA = 0.0015
+ALPHA = 0.001
 """A change is reported at this p or below. If noise were as the null has it, one false alarm in 100 clean series would
 allow 0.01; recorded noise remembers longer and comes in spells."""
 
@@ -73,7 +73,7 @@ def change_points(
         seed: of the draws that p is read from.
 
     Returns:
-        None or more; always none for fewer than ten values or equal ones.
+        None or more; always none for fewer than 14 values or equal ones.
 
     Raises:
         ValueError: a value is not positive and finite, a half width is negative or not a number, or there are not as
@@ -89,14 +89,13 @@ def change_points(
     weights = _weights(data, half_widths)
     if len(data) < 2 * FEWEST:
         return ()
-    memory = memory_of(_weighted_scores(data, weights))
-    splits = _relocated(data, weights, _divided(data, weights, memory, seed))
+    splits = _relocated(data, weights, _divided(data, weights, seed))
     bounds = [0, *(split.place for split in splits), len(data)]
     found = []
     for split, start, stop in zip(splits, bounds, bounds[2:], strict=False):
         before, after = data[start : split.place], data[split.place : stop]
         level, new_level = float(np.median(before)), float(np.median(after))
-        ratio, factor = new_level / level, _uncertainty(before, after, memory)
+        ratio, factor = new_level / level, _uncertainty(before, after, split.memory)
         found.append(
             ChangePoint(split.place, level, new_level, ratio, ratio / factor, ratio * factor, split.p)
         )
@@ -130,7 +129,7 @@ def _weights(data: Array, half_widths: Sequence[float] | None) -> Array:
     return weights
 
 
-def _divided(data: Array, weights: Array, memory: float, seed: int) -> list[Split]:
+def _divided(data: Array, weights: Array, seed: int) -> list[Split]:
     """Splits in order of time: the best one of a segment if it is significant, then those within its two parts."""
     found = []
     waiting = [(0, len(data), 0.0)]
@@ -138,11 +137,11 @@ def _divided(data: Array, weights: Array, memory: float, seed: int) -> list[Spli
         start, stop, above = waiting.pop()
         if stop - start < 2 * FEWEST:
             continue
-        split = best_split(_weighted_scores(data[start:stop], weights[start:stop]), memory, seed)
+        split = best_split(_weighted_scores(data[start:stop], weights[start:stop]), seed)
         p = max(above, split.p)
         if p <= ALPHA:
             middle = start + split.place
-            found.append(Split(middle, p))
+            found.append(Split(middle, p, split.memory))
             waiting += [(start, middle, p), (middle, stop, p)]
     return sorted(found)
 

@@ -106,7 +106,7 @@ def to_html(table: Table, *, classes: str = "", about: Sequence[Mapping[str, str
     """
     notes = _Notes()
     head = "".join(
-        f'<th scope="col" class="{align}"><button type="button">{html.escape(heading)}</button></th>'
+        f'<th scope="col" class="{align}"><button type="button">{html.escape(plain(heading))}</button></th>'
         for heading, align in zip(table.headings, table.alignments, strict=True)
     )
     rows = []
@@ -119,7 +119,7 @@ def to_html(table: Table, *, classes: str = "", about: Sequence[Mapping[str, str
             for value, align in zip(row, table.alignments, strict=True)
         )
         rows.append(f"<tr{attributes}>{cells}</tr>")
-    below = "".join(f"<li><sup>{letter}</sup> {html.escape(note)}</li>" for note, letter in notes)
+    below = "".join(f"<li><sup>{letter}</sup> {html.escape(plain(note))}</li>" for note, letter in notes)
     return (
         f'<div class="wide"><table class="{classes}"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>" + (f'<ul class="notes">{below}</ul>' if below else "")

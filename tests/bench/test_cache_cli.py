@@ -36,7 +36,7 @@ def test_alone_it_lists_by_size(store: Store, capsys: pytest.CaptureFixture[str]
     head, columns, *rows = said(capsys)
     assert head == f"{store.root}: 3 entries, 3.21 MB; limit 20,000 MB"
     assert columns.split() == ["MB", "last", "used", "name", "what"]
-    assert [row.split()[0] for row in rows] == ["3.00", "0.201", "0.0109"]
+    assert [row.split()[0] for row in rows] == ["3.00", "0.201", "0.0105"]
     assert all("d ago" in row and row.endswith("  test") for row in rows)
 
 
@@ -47,7 +47,7 @@ def test_by_age_and_in_use(store: Store, capsys: pytest.CaptureFixture[str]) -> 
     (store.root / "weights" / "net.pth").write_bytes(bytes(2_000_000))
     assert invoke(["cache", "list", "--by", "age"]) == 0
     _, _, *rows, beside = said(capsys)
-    assert [row.split()[0] for row in rows] == ["3.00", "0.0109", "0.201"]
+    assert [row.split()[0] for row in rows] == ["3.00", "0.0105", "0.201"]
     assert "in use" in rows[2]
     assert beside.endswith("which no limit removes: 2.00 MB")
     user.close()
@@ -78,7 +78,7 @@ def test_prune_and_clear_leave_what_is_in_use(store: Store, capsys: pytest.Captu
     assert said(capsys) == [f"{store.root}: removed 1 entry, 0.201 MB; left 2 entries, 3.01 MB"]
     assert invoke(["cache", "clear"]) == 0
     assert said(capsys) == [
-        f"{store.root}: removed 1 entry, 0.0109 MB; left 1 entry, 3.00 MB",
+        f"{store.root}: removed 1 entry, 0.0105 MB; left 1 entry, 3.00 MB",
         "the rest is being used by a run, or may not be removed by you",
     ]
     user.close()

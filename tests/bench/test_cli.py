@@ -78,22 +78,6 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_imports_run_one_way() -> None:
-    root = Path(__file__).parents[2]
-    forbidden = {
-        root / "models": ("mnv3_bench", "mnv3_reports"),
-        root / "reports": ("mnv3_bench", "mnv3_models", "torch", "onnxruntime"),
-    }
-    for folder, names in forbidden.items():
-        files = list(folder.rglob("*.py"))
-        assert files
-        for file in files:
-            for line in file.read_text().splitlines():
-                words = line.split()
-                if words[:1] in (["import"], ["from"]):
-                    assert words[1].split(".")[0] not in names, f"{file}: {line}"
-
-
 def test_a_fault_of_its_own_is_not_taken_for_a_regression(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

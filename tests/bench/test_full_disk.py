@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -21,67 +22,31 @@ pytestmark = [
 
 TESTS = Path(__file__).parents[1]
 
-PROGRAM = textwrap.dedent(
-    """
-    import contextlib, io, json, os, sys
-    sys.path.insert(0, {tests!r})
-    from pathlib import Path
-    from msgspec import structs
-    from reports import factory
-    from mnv3_bench import cli, run
-    from mnv3_bench.cache import digest
-    from mnv3_bench.conductor import Outcome
-    from mnv3_bench.keys import Keys
-    from mnv3_bench.prepare import Artifacts
-    from mnv3_reports import writer
-    from mnv3_reports.record import Epoch, SCHEMA_VERSION
+PROGRAM = """
+import contextlib, io, json, os, sys
+sys.path.insert(0, {tests!r})
+from fakes import quick_run
+from mnv3_bench import cli
 
-    # What a run writes, without the time that it takes: its phases record what they would.
-    def prepare(session):
-        keys = Keys(session.run.header.request)
-        for cell in session.cells():
-            if session.run.cells[cell.key].prepared is None:
-                name = digest(keys.artifact(cell))
-                session.record(structs.replace(factory.prepared(cell), artifact=name))
-        return Artifacts()
+quick_run.install(forms={forms!r}, charts={charts})
 
-    def inspect(session, artifacts):
-        for cell in session.cells():
-            if session.run.cells[cell.key].inspected is None:
-                session.record(factory.inspected(cell, agreement=factory.fidelity(cell)))
+def child(arguments):
+    told = io.StringIO()
+    with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
+        code = cli.invoke(arguments)
+    return code, told.getvalue()
 
-    def measure(session, artifacts):
-        first = 1 + max((epoch.epoch for epoch in session.run.epochs), default=-1)
-        for epoch in range(first, first + 2):
-            session.record(Epoch(epoch, session.run.header.cells, 1.0))
-            for cell in session.cells():
-                session.record(factory.block(cell, epoch, 0, (5_000_000, 5_100_000)))
-        return Outcome("precision", 0.01, 0.1, 0.1)
-
-    run.prepare, run.inspect, run.measure = prepare, inspect, measure
-    forms = "md" if {plainly} else "md,html"
-    run.write_report = lambda directory: cli.invoke(["report", str(directory), "--format", forms]) == 0
-    if {plainly}:
-        writer.drawings = lambda summary: []
-
-    def child(arguments):
-        told = io.StringIO()
-        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
-            code = cli.invoke(arguments)
-        return code, told.getvalue()
-
-    child(["run", *{asked!r}, "--output", "warm"])   # imports and looks at the machine once for all
-    for line in sys.stdin:
-        reading, writing = os.pipe()
-        if (pid := os.fork()) == 0:
-            os.write(writing, json.dumps(child(json.loads(line))).encode())
-            os._exit(0)
-        os.close(writing)
-        with os.fdopen(reading) as answer:
-            print(answer.read(), flush=True)
-        os.waitpid(pid, 0)
-    """
-)
+child(["run", *{asked!r}, "--output", "warm"])   # imports and looks at the machine once for all
+for line in sys.stdin:
+    reading, writing = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.write(writing, json.dumps(child(json.loads(line))).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        print(answer.read(), flush=True)
+    os.waitpid(pid, 0)
+"""
 ASKED = ("--variants", "small@0.35", "--references", "none", "--resolutions", "64", "--backends", "eager")
 
 
@@ -92,7 +57,9 @@ class Disk:
         self.folder = tmp_path / "disk"
         self.folder.mkdir()
         self.disk = FullDisk(self.folder, tmp_path / "scratch")
-        program = PROGRAM.format(tests=str(TESTS), asked=ASKED, plainly=plainly)
+        program = PROGRAM.format(
+            tests=str(TESTS), asked=ASKED, forms="md" if plainly else "md,html", charts=not plainly
+        )
         self.process = subprocess.Popen(
             [sys.executable, "-c", program],
             env={
@@ -126,14 +93,14 @@ def finished_lines(journal: Path) -> bytes:
     return data[: data.rfind(b"\n") + 1]
 
 
-def run_at_every_write(tmp_path: Path, *, plainly: bool, resumed: int) -> int:
+def run_at_every_write(tmp_path: Path, *, plainly: bool, every: int, resumed: int) -> int:
     """Runs with room for ever more writes, until one is complete; how many writes that takes.
 
     Every so many-th is gone on with when there is room again.
     """
     disk = Disk(tmp_path, plainly=plainly)
     try:
-        for room in range(10_000):
+        for room in range(0, 10_000, every):
             directory = disk.folder / f"out-{room}"
             code, told, _ = disk.do("run", *ASKED, "--output", directory.name, room=room)
             if code == 0:
@@ -161,10 +128,45 @@ def run_at_every_write(tmp_path: Path, *, plainly: bool, resumed: int) -> int:
     raise AssertionError("it never had room enough")
 
 
-def test_a_disk_that_is_full_from_any_write_on(tmp_path: Path) -> None:
-    assert run_at_every_write(tmp_path, plainly=True, resumed=6) > 30
+def test_a_disk_that_is_full_from_a_write_on(tmp_path: Path) -> None:
+    assert run_at_every_write(tmp_path, plainly=True, every=2, resumed=6) > 30
 
 
 @pytest.mark.thorough
-def test_the_same_with_charts_and_page_and_every_one_gone_on_with(tmp_path: Path) -> None:
-    assert run_at_every_write(tmp_path, plainly=False, resumed=1) > 60
+def test_the_same_from_any_write_on_with_charts_and_page_and_each_gone_on_with(tmp_path: Path) -> None:
+    assert run_at_every_write(tmp_path, plainly=False, every=1, resumed=1) > 60
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("seed", range(5))
+def test_a_real_run_with_cache_and_workers_on_a_disk_that_fills_up(tmp_path: Path, seed: int) -> None:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    disk = FullDisk(folder, tmp_path / "scratch")
+    environment = {**os.environ, **disk.environment, "MNV3_BENCH_CACHE": str(folder / "cache")}
+
+    def bench(*arguments: str, room: int | None) -> subprocess.CompletedProcess[str]:
+        disk.room(room)
+        command = [sys.executable, "-m", "mnv3_bench.cli", *arguments]
+        return subprocess.run(
+            command, env=environment, cwd=folder, capture_output=True, text=True, check=False
+        )
+
+    asked = (*ASKED, "--quick", "--time-budget", "2s", "--output")
+    assert bench(*asked, "whole", room=None).returncode == 0
+    room = random.Random(seed).randrange(disk.asked)
+    for path in (folder / "cache", folder / "whole"):
+        shutil.rmtree(path)
+    done = bench(*asked, "out", room=room)
+    kept = finished_lines(folder / "out" / "journal.jsonl")
+    assert done.returncode == (5 if kept else 2), (room, done.stderr)
+    assert "Traceback" not in done.stderr, (room, done.stderr)
+    assert "full" in done.stderr or "No space left" in done.stderr, (room, done.stderr)
+    again = ("--resume", "out") if kept else (*asked, "out")
+    done = bench(*again, room=None)
+    assert done.returncode == 0, (room, done.stderr)
+    assert finished_lines(folder / "out" / "journal.jsonl").startswith(kept), room
+    run = assemble(read_journal(folder / "out" / "journal.jsonl"))
+    assert run.finished is not None
+    assert run.finished.status == "complete"
+    assert bench("cache", "verify", room=None).returncode == 0

@@ -72,7 +72,7 @@ def call():
 """,
 }
 WORKLOADS["eager-glibc"] = WORKLOADS["eager"]
-"""Without the suite's allocator setting, chance decides whether a process gets fresh pages at every call: two levels."""
+"""Without the suite's allocator setting chance decides whether a process gets fresh pages every call: two levels."""
 
 
 def exported(folder: Path) -> Path:
@@ -99,10 +99,8 @@ def main() -> None:
     parser.add_argument("--nights", type=int, default=300)
     parser.add_argument("--beside", required=True, help="what else runs on the machine meanwhile")
     asked = parser.parse_args()
-    processor = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").open() if "model name" in line),
-        "unknown",
-    )
+    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
+    processor = next((line.split(":")[1].strip() for line in cpuinfo if "model name" in line), "unknown")
     packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "onnxruntime", "torch"))
     with tempfile.TemporaryDirectory() as folder, asked.file.open("w") as file:
         network = exported(Path(folder))

@@ -10,7 +10,7 @@ from mnv3_reports.history.adding import add_rows
 from mnv3_reports.history.metrics import metric
 from mnv3_reports.history.places import open_place
 from mnv3_reports.history.query import Question, opened
-from mnv3_reports.history.rows import OWN, finished, microseconds
+from mnv3_reports.history.rows import OWN, finished, microseconds, to_parquet, to_table
 from mnv3_reports.history.trends import trends
 
 if TYPE_CHECKING:
@@ -53,6 +53,12 @@ def night(number: int, seconds: float | None = 2e-3, cell: str = CELL, **changed
 def write(place: Place, *rows: Row, added_at: datetime = START) -> str:
     """Rows of one run as a file; its name."""
     return add_rows(finished(rows, added_at), place, "made").name
+
+
+def write_together(place: Place, nights: list[list[Row]]) -> None:
+    """Many runs as one file, as if they had been put together."""
+    rows = [row for night_ in nights for row in finished(night_, START)]
+    place.write("month=2026-01/all-made.parquet", to_parquet(to_table(rows)))
 
 
 def found(*places: Place, cells: str = "*", of: str = "latency", **span: datetime) -> list[Trend]:

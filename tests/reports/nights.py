@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 WORKLOADS = ("numpy", "onnxruntime", "eager", "eager-glibc")
 """Columns of nights.csv, which tests/perf/record_nights.py recorded; the last has two levels by chance."""
+CALMER = 110
+"""Nights until the other jobs on the recording machine became many."""
 NEAR = 7
 """Nights that a change may be placed wrong by and still count as found."""
 
@@ -46,16 +48,18 @@ def recorded() -> dict[str, Series]:
     return {name: Series(columns[name], columns[f"{name}_half"]) for name in WORKLOADS}
 
 
-def recorded_noise(workload: str, block: int = 10) -> Callable[[np.random.Generator, int], Series]:
-    """Blocks of so many recorded nights from random places, one after the other."""
+def recorded_noise(
+    workload: str, block: int = 10, *, first: int | None = None
+) -> Callable[[np.random.Generator, int], Series]:
+    """Blocks of so many recorded nights from random places, one after the other; of all or of the first ones."""
     nights = recorded()[workload]
     assert nights.half_widths is not None
-    half_widths = nights.half_widths
+    values, half_widths = nights.values[:first], nights.half_widths[:first]
 
     def made(random: np.random.Generator, size: int) -> Series:
-        starts = random.integers(0, len(nights.values) - block + 1, -(-size // block))
+        starts = random.integers(0, len(values) - block + 1, -(-size // block))
         places = (starts[:, np.newaxis] + np.arange(block)).ravel()[:size]
-        return Series(nights.values[places], half_widths[places])
+        return Series(values[places], half_widths[places])
 
     return made
 

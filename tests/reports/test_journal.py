@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from reports import factory
 
+from mnv3_reports import disk
 from mnv3_reports.journal import Journal, JournalError, assemble, read_journal
 from mnv3_reports.record import SCHEMA_VERSION, Block, Cell, Entry, Fidelity, Note, RunResumed
 
@@ -73,6 +74,82 @@ def test_killing_the_process_loses_nothing(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
     assert ended.returncode == -signal.SIGKILL
     assert read_journal(path) == factory.entries_of(factory.whole_run(epochs=1, rounds=1, calls=2))
+
+
+def test_every_entry_is_on_the_disk_before_it_counts_as_appended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "runs" / "one" / "j"
+    path.parent.mkdir(parents=True)
+    steps: list[str] = []
+    real_write, real_open = os.write, os.open
+    opened: dict[int, str] = {}
+
+    def opening(file: str, flags: int, *mode: int) -> int:
+        descriptor = real_open(file, flags, *mode)
+        opened[descriptor] = Path(file).name
+        return descriptor
+
+    def write(descriptor: int, data: bytes) -> int:
+        steps.append("write")
+        return real_write(descriptor, data)
+
+    monkeypatch.setattr(os, "open", opening)
+    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: steps.append(f"sync {opened[descriptor]}"))
+    monkeypatch.setattr(disk, "_sync_data", lambda descriptor: steps.append(f"sync {opened[descriptor]}"))
+    with Journal.create(path) as journal:
+        assert steps == ["sync one", "sync runs"], "the names of the journal and of its folder"
+        for entry in factory.entries_of(factory.whole_run(epochs=1, rounds=1, calls=1)):
+            steps.clear()
+            journal.append(entry)
+            assert steps == ["write", "sync j"]
+
+
+def test_what_the_disk_did_not_take_is_not_in_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems say only when asked to synchronise that there was no room."""
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Journal.create(tmp_path / "j") as journal:
+        journal.append(factory.header())
+        monkeypatch.setattr(disk, "_sync_data", full)
+        with pytest.raises(JournalError, match="disk is full; free some space"):
+            journal.append(Note("lost"))
+        monkeypatch.undo()
+        journal.append(Note("after some space was freed"))
+    assert read_journal(tmp_path / "j") == [factory.header(), Note("after some space was freed")]
+
+
+def test_a_tail_of_zeros_as_a_power_cut_leaves_it_is_forgiven(tmp_path: Path) -> None:
+    path = written(tmp_path / "j")
+    entries = read_journal(path)
+    with path.open("ab") as file:
+        file.write(bytes(4096))
+    assert read_journal(path) == entries
+    with Journal.resume(path) as journal:
+        journal.append(Note("went on"))
+    assert read_journal(path) == [*entries, Note("went on")]
+
+
+@pytest.mark.parametrize("left", [b"", b'{"type":"sta', b'{"type":"started","schema":4,"run_id":"2'])
+def test_what_was_cut_off_within_its_first_line_is_begun_again(tmp_path: Path, left: bytes) -> None:
+    (tmp_path / "j").write_bytes(left)
+    with Journal.create(tmp_path / "j") as journal:
+        with pytest.raises(JournalError, match="that run is still going on"):
+            Journal.create(tmp_path / "j")
+        journal.append(factory.header())
+    assert read_journal(tmp_path / "j") == [factory.header()]
+
+
+def test_a_file_that_is_no_journal_is_not_begun_again(tmp_path: Path) -> None:
+    (tmp_path / "j").write_bytes(b"a line that somebody else never finished")
+    with pytest.raises(JournalError, match="exists already"):
+        Journal.create(tmp_path / "j")
+    assert (tmp_path / "j").read_bytes().startswith(b"a line")
 
 
 def test_create_does_not_overwrite(tmp_path: Path) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +17,9 @@ import pandas as pd
 import pytest
 from reports import factory
 
-from mnv3_reports import flat, journal, schema
+from mnv3_reports import flat, journal, rundir, schema
 from mnv3_reports.record import SCHEMA_VERSION, Run, Skipped
-from mnv3_reports.rundir import CELLS, RUN, SAMPLES, RunDirectoryError, load_run, write_run
+from mnv3_reports.rundir import CELLS, RUN, SAMPLES, RunDirectoryError, load_run, write_run, write_text
 from mnv3_reports.summary import Summary
 from mnv3_reports.writer import write_report
 
@@ -172,6 +176,116 @@ def test_what_cannot_be_written_leaves_what_was_there(
     with pytest.raises(RunDirectoryError, match=r"run\.json': No space left on device"):
         write_run(factory.whole_run(epochs=2), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_file_is_on_the_disk_before_it_is_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    replace = Path.replace
+
+    def replacing(self: Path, target: Path) -> Path:
+        steps.append("replace")
+        return replace(self, target)
+
+    monkeypatch.setattr(
+        rundir, "sync_data", lambda descriptor: steps.append(f"sync {os.fstat(descriptor).st_size}")
+    )
+    monkeypatch.setattr(rundir, "sync_directory", lambda directory: steps.append(f"sync {directory.name}"))
+    monkeypatch.setattr(Path, "replace", replacing)
+    write_text(tmp_path / "runs" / "f", "four")
+    assert steps == ["sync 4", "replace", "sync runs"]
+
+
+CUT_OFF = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from reports import factory
+from mnv3_reports.rundir import write_run
+import os, signal
+left, real = {cut}, Path.replace
+
+def replace(self, target):
+    global left
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    return real(self, target)
+
+Path.replace = replace
+write_run(factory.whole_run(epochs=4, rounds=2, calls=3), Path({directory!r}))
+"""
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2])
+def test_files_of_two_moments_are_never_read_as_one_and_are_written_anew_from_the_journal(
+    tmp_path: Path, cut: int
+) -> None:
+    """A run was reported, went on, and whoever wrote its files anew was killed before so many were in place."""
+    before = factory.whole_run(epochs=2, rounds=2, calls=3)
+    after = factory.whole_run(epochs=4, rounds=2, calls=3)
+    write_run(before, tmp_path)
+    program = CUT_OFF.format(tests=str(Path(__file__).parents[1]), cut=cut, directory=str(tmp_path))
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".*.part"))) == 1
+    run = load_run(tmp_path)
+    if cut == 0:
+        assert run == before
+    else:
+        assert run == msgspec.structs.replace(after, blocks=[], lost=run.lost)
+        (lost,) = run.lost
+        assert lost.startswith("no cell has a latency here, since '")
+        assert lost.endswith(
+            "samples.parquet' is of another moment of the run than run.json: "
+            "whoever wrote them was cut off between the two"
+        )
+    with journal.Journal.create(tmp_path / journal.NAME) as lines:
+        for entry in factory.entries_of(after):
+            lines.append(entry)
+    assert load_run(tmp_path) == after
+    write_report(tmp_path, with_charts=False)
+    assert list(tmp_path.glob(".*.part")) == []
+    (tmp_path / journal.NAME).unlink()
+    assert load_run(tmp_path) == after
+
+
+def test_two_writers_of_one_file_do_not_sweep_each_other_away(tmp_path: Path) -> None:
+    def inner(path: Path) -> None:
+        write_text(tmp_path / "f", "of the quicker one")
+        path.write_text("of the slower one")
+
+    rundir.write_file(tmp_path / "f", inner)
+    assert (tmp_path / "f").read_text() == "of the slower one"
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+VERSIONS = range(1, SCHEMA_VERSION + 1)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_version_has_a_run_that_its_own_code_wrote(version: int) -> None:
+    """Whoever raises SCHEMA_VERSION adds one of the version before, if that is not there, and one of the new."""
+    old = Path(__file__).parent / f"record-v{version}"
+    for name in (journal.NAME, RUN, SAMPLES):
+        assert (old / name).is_file(), f"there is no {old / name}"
+    assert json.loads((old / journal.NAME).read_text().split("\n")[0])["schema"] == version
+    assert json.loads((old / RUN).read_text())["header"]["schema"] == version
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_run_of_any_version_says_the_same_from_its_journal_and_from_its_files(
+    tmp_path: Path, version: int
+) -> None:
+    old = Path(__file__).parent / f"record-v{version}"
+    for name in (RUN, SAMPLES):
+        (tmp_path / name).write_bytes((old / name).read_bytes())
+    run = load_run(tmp_path)
+    assert (run.lost, run.header.schema) == ((), SCHEMA_VERSION)
+    assert run.blocks
+    assert load_run(old) == run
+    written = write_report(tmp_path, with_charts=False)
+    assert (tmp_path / RUN) not in written, "without a journal the record stays as it was written"
+    write_run(run, tmp_path / "anew")
+    assert load_run(tmp_path / "anew") == run
 
 
 def test_a_place_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 MARK = "MNV3_KILL_MARK"
 SMALL = ("--variants", "small-minimal@0.35,small@0.35", "--references", "none", "--resolutions", "64")
 REAL = (*SMALL, "--backends", "eager,onnxruntime", "--quick", "--time-budget", "20s")
+PROGRAM = (sys.executable, "-m", "mnv3_bench.cli")
 WORKER_SHARE = 0.2
 LONGEST_WAIT = 12.0
 """Seconds from the start of a process, or the last kill, to a kill: as long as such a run about takes."""
@@ -73,8 +74,19 @@ def strike(
     seed: int,
     environment: Mapping[str, str],
     longest: float,
+    program: Sequence[str] = PROGRAM,
 ) -> Struck:
-    """Start runs and kill them until so many kills have struck and the last run is complete."""
+    """Start runs and kill them until so many kills have struck and the last run is complete.
+
+    Args:
+        arguments: of the run.
+        folder: where they run; there must be nothing of theirs yet.
+        kills: how many.
+        seed: of all that is random.
+        environment: of the runs; an artifact cache that it names is not emptied.
+        longest: seconds from a start to a kill, at most.
+        program: what runs; mnv3-bench, or a stand-in.
+    """
     chance = random.Random(seed)
     struck = Struck()
     begin = time.monotonic()
@@ -84,7 +96,7 @@ def strike(
         if struck.runs % 2:
             shutil.rmtree(cache, ignore_errors=True)
         surroundings = {"MNV3_BENCH_CACHE": str(cache), **environment, MARK: str(directory)}
-        one_run(arguments, directory, kills, chance, surroundings, longest, struck)
+        one_run(program, arguments, directory, kills, chance, surroundings, longest, struck)
         check_cache(Path(surroundings["MNV3_BENCH_CACHE"]))
         struck.runs += 1
     struck.seconds = time.monotonic() - begin
@@ -92,6 +104,7 @@ def strike(
 
 
 def one_run(
+    program: Sequence[str],
     arguments: Sequence[str],
     directory: Path,
     kills: int,
@@ -109,7 +122,7 @@ def one_run(
         log = directory.with_suffix(".log")
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "mnv3_bench.cli", *own],
+                [*program, *own],
                 env=dict(environment),
                 stdout=output,
                 stderr=output,
@@ -238,6 +251,8 @@ def check_record(directory: Path) -> Run:
 def check_cache(root: Path) -> None:
     """Nothing half-built is left once the store is next used, nothing is leased, and every entry is what was built."""
     store = Store(root)
+    if not root.exists():
+        return  # no run came so far
     store.sweep()
     odd = [path.name for path in root.iterdir() if path.name.startswith(("building-", "removing-"))]
     assert odd == []

@@ -104,11 +104,13 @@ class Cluster:
             if self._client is not None and self._client.status == "running":
                 return
             await self._drop()
+            client = Client(self.address, asynchronous=True, timeout=CONNECT_SECONDS, set_as_default=False)
             try:
-                self._client = await Client(
-                    self.address, asynchronous=True, timeout=CONNECT_SECONDS, set_as_default=False
-                )
-            except (OSError, TimeoutError, ValueError) as error:
+                self._client = await client
+            except (OSError, TimeoutError, TypeError, ValueError) as error:
+                # Of these a TypeError is TLS without its certificates.
+                with contextlib.suppress(OSError, TimeoutError, TypeError):
+                    await client.close()
                 text = str(error) or type(error).__name__
                 raise SchedulerGoneError(
                     f"no scheduler answers at {self.address}: {text.splitlines()[0]}"

@@ -33,6 +33,7 @@ from mnv3_bench.gate.trial import (
     TrialPlan,
     Umpire,
     performer_key,
+    since_boot,
 )
 from mnv3_bench.launcher import Launcher
 from mnv3_bench.plan import Limits
@@ -234,7 +235,7 @@ def hold(
     *,
     tell: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
-    wall: Callable[[], float] = time.time,
+    wall: Callable[[], float] = since_boot,
 ) -> Comparison:
     """Find out how many calls make a timed call, then hold the trial.
 

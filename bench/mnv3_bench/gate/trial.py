@@ -47,10 +47,17 @@ PILOT_EPOCHS = 3
 MOST_EPOCHS = 60
 """How far `detect` may raise the number of epochs."""
 SUSPENDED_SECONDS = 1.0
-"""The wall clock running ahead of the monotonic clock by this much within an epoch means the machine slept."""
+"""The clock since boot running ahead of the monotonic clock by this much within an epoch means the machine slept."""
 MOST_SUSPENSIONS = 3
 INTERFERENCE = 0.10
 """Share of a CPU by which one arm may meet more load than the other before its figures mean nothing."""
+
+
+def since_boot() -> float:
+    """Seconds by a clock that goes on while the machine sleeps and that nobody sets, where the system has one."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.time()
 
 
 class Stage(Protocol):
@@ -166,7 +173,7 @@ class Umpire:
         record: Callable[[CellEpoch], None],
         tell: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
+        wall: Callable[[], float] = since_boot,
     ) -> None:
         """Args that need a word.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import tempfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -44,13 +45,20 @@ def connected(places: Sequence[Place] = ()) -> Iterator[DuckDBPyConnection]:
             for place in places:
                 if place.filesystem is not None:
                     connection.register_filesystem(place.filesystem)
-            roots = ", ".join(quoted(place.path("").rstrip("/") + "/") for place in places)
+            folders = [place.path("").rstrip("/") + "/" for place in places]
+            # Files are asked for as patterns that match them alone, and the pattern is held against this list too.
+            roots = ", ".join(quoted(folder) for each in folders for folder in {each, literal(each)})
             connection.execute(f"set allowed_directories = [{roots}]")
             connection.execute("set enable_external_access = false")
             connection.execute("set lock_configuration = true")
             yield connection
         finally:
             connection.close()
+
+
+def literal(path: str) -> str:
+    """A path as DuckDB takes it, which reads patterns everywhere: *, ? and [ stand for themselves."""
+    return glob.escape(path)
 
 
 def quoted(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -61,9 +60,9 @@ def run_headers(place: Place) -> Found:
     """
     headed = []
     unfinished = 0
-    for folder in place.runs():
+    for folder, marks in place.runs().items():
         prefix = f"{folder}/" if folder else ""
-        if not (place.holds(prefix + CELLS) and place.holds(prefix + RUN)):
+        if not marks >= {CELLS, RUN}:
             unfinished += 1
             continue
         path = place.path(prefix + RUN)
@@ -82,8 +81,3 @@ def run_headers(place: Place) -> Found:
             ) from error
         headed.append(Headed(place.path(prefix + CELLS), prefix + CELLS, columns))
     return Found(headed, unfinished)
-
-
-def literal(path: str) -> str:
-    """A path that DuckDB takes as it stands, whatever signs are in it."""
-    return glob.escape(path)

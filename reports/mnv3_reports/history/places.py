@@ -48,8 +48,8 @@ class Place(Protocol):
         """The files of the history, sorted."""
         ...
 
-    def runs(self) -> list[str]:
-        """The folders of runs beneath, sorted; '' is the place itself."""
+    def runs(self) -> dict[str, frozenset[str]]:
+        """The folders of runs beneath, sorted, to which of `MARKS` each holds; '' is the place itself."""
         ...
 
     def path(self, name: str) -> str:
@@ -139,15 +139,16 @@ class LocalPlace:
                     ]
         return sorted(name for name in found if FILE.fullmatch(name))
 
-    def runs(self) -> list[str]:
+    def runs(self) -> dict[str, frozenset[str]]:
         """See `Place`."""
-        return sorted(self._walk())
+        return dict(sorted(self._walk()))
 
-    def _walk(self) -> Iterator[str]:
+    def _walk(self) -> Iterator[tuple[str, frozenset[str]]]:
         for folder, folders, files in os.walk(self.root):
-            if any(mark in files for mark in MARKS):
+            marks = frozenset(name for name in MARKS if name in files and not Path(folder, name).is_symlink())
+            if marks:
                 folders.clear()
-                yield Path(folder).relative_to(self.root).as_posix().removeprefix(".")
+                yield Path(folder).relative_to(self.root).as_posix().removeprefix("."), marks
             folders[:] = [name for name in folders if not name.startswith((".", "month="))]
 
     def path(self, name: str) -> str:
@@ -205,10 +206,13 @@ class RemotePlace:
         """See `Place`."""
         return settled(lambda: [name for name in self._keys() if FILE.fullmatch(name)])
 
-    def runs(self) -> list[str]:
+    def runs(self) -> dict[str, frozenset[str]]:
         """See `Place`."""
-        keys = [PurePosixPath(key) for key in self._keys()]
-        return sorted({str(key.parent).removeprefix(".") for key in keys if key.name in MARKS})
+        found: dict[str, set[str]] = {}
+        for key in map(PurePosixPath, self._keys()):
+            if key.name in MARKS:
+                found.setdefault(str(key.parent).removeprefix("."), set()).add(key.name)
+        return {folder: frozenset(found[folder]) for folder in sorted(found)}
 
     def _keys(self) -> list[str]:
         try:
@@ -227,6 +231,7 @@ class RemotePlace:
 
     def holds(self, name: str) -> bool:
         """See `Place`."""
+        self.filesystem.invalidate_cache()  # what was listed may be gone
         return bool(self.filesystem.isfile(f"{self.root}/{name}"))
 
     def read(self, name: str) -> bytes:

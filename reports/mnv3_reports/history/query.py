@@ -170,7 +170,7 @@ class History:
         raise HistoryError("the history is compacted by several jobs at once; try again")
 
     def series(self) -> list[Series]:
-        """Every series that matches, also those that always failed."""
+        """Every series that matches and has such a figure, or failed."""
         points: dict[int, list[Point]] = {}
         for key, *figures in self._connection.execute(self._grouped()).fetchall():
             points.setdefault(key, []).append(_point(*figures))
@@ -193,6 +193,7 @@ class History:
                 tuple(points.get(key, ())),
             )
             for key, cell, machine, environment, source, data, cpu in rows
+            if key in points or key in failed
         ]
 
     def _grouped(self) -> str:
@@ -202,7 +203,7 @@ class History:
             "select distinct unnest([runs // g, runs // g + 1]) "
             f"from (select {groups} as g, runs from placed) where g < runs"
         ).fetchall()
-        ranks = " ".join(f"when {size} then {rank}" for (size,) in sizes for rank in [median_rank(size)])
+        ranks = " ".join(f"when {size} then {median_rank(size) or 'null'}" for (size,) in sizes)
         rank = f"case count(*) {ranks} end" if ranks else "null"
         return f"""
             select key, min(started_at), max(started_at), median(value), any_value(low), any_value(high),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mnv3_reports import units
+from mnv3_reports.best_split import FEWEST
 from mnv3_reports.escaping import code, inline
 from mnv3_reports.history import words
 from mnv3_reports.history.query import GROUPS, RAW_POINTS
@@ -106,7 +107,7 @@ def _told(trend: Trend, change: Change, metric: Metric) -> str:
     )
     listed = "; ".join(inline(words.difference(each)) for each in change.differences[:NAMED])
     there = f"there {listed}" if listed else "nothing that the record states changed there"
-    where = f"**{inline(short(trend.series.cell))}** on {inline(words.machine(trend.series))}"
+    where = f"{code(short(trend.series.cell))} on {inline(words.machine(trend.series))}"
     return f"{where}: {word} from {words.date(change)} on, {words.ratio(change)} × ({figures}); {there}."
 
 
@@ -115,7 +116,7 @@ def _changes(changed: Sequence[_Pair], metric: Metric) -> Iterator[str]:
         return
     columns = [
         Column[_Pair]("cell", lambda pair: Value(short(pair[0].series.cell), code=True), align="left"),
-        Column[_Pair]("machine", lambda pair: Value(words.machine(pair[0].series)), align="left"),
+        Column[_Pair]("machine", lambda pair: Value(inline(words.machine(pair[0].series))), align="left"),
         Column[_Pair]("from", lambda pair: Value(words.date(pair[1])), align="left"),
         Column[_Pair]("before", lambda pair: Value(words.figure(pair[1].found.before, metric)), metric.unit),
         Column[_Pair]("after", lambda pair: Value(words.figure(pair[1].found.after, metric)), metric.unit),
@@ -137,7 +138,7 @@ def _what(pair: _Pair) -> Value:
     if not differences:
         return missing("no version or commit that the record states changed within three runs")
     more = len(differences) - NAMED
-    texts = [words.difference(each) for each in differences[:NAMED]] + (
+    texts = [inline(words.difference(each)) for each in differences[:NAMED]] + (
         [f"and {more} more"] if more > 0 else []
     )
     return Value("; ".join(texts))
@@ -161,16 +162,23 @@ def _trends(trends: Sequence[Trend], metric: Metric) -> Iterator[str]:
 
     columns = [
         Column[Trend]("cell", lambda trend: Value(short(trend.series.cell), code=True), align="left"),
-        Column[Trend]("machine", lambda trend: Value(words.machine(trend.series)), align="left"),
+        Column[Trend]("machine", lambda trend: Value(inline(words.machine(trend.series))), align="left"),
         Column[Trend]("runs", lambda trend: Value(f"{trend.series.runs:,}")),
         Column[Trend]("failed", lambda trend: Value(f"{trend.series.failed:,}")),
         Column[Trend]("span", lambda trend: _span(trend.series), align="left"),
         Column[Trend]("first level", first, metric.unit),
         Column[Trend]("latest", last, f"{metric.unit} [95 %]".strip()),
-        Column[Trend]("changes", lambda trend: Value(str(len(trend.changes)))),
+        Column[Trend]("changes", _count),
         Column[Trend]("last level / first", ratio),
     ]
     yield _foldable(build(columns, trends), counted_series(len(trends)))
+
+
+def _count(trend: Trend) -> Value:
+    fewest = 2 * FEWEST
+    if len(trend.series.points) < fewest:
+        return missing(f"a change is looked for in {fewest} runs and more")
+    return Value(str(len(trend.changes)))
 
 
 def _span(series: Series) -> Value:

@@ -7,7 +7,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnv3_reports.history.compaction import LATEST, by_month, damaged
-from mnv3_reports.history.headers import literal, run_headers
+from mnv3_reports.history.engine import literal
+from mnv3_reports.history.headers import run_headers
 from mnv3_reports.history.places import HistoryError
 from mnv3_reports.history.rows import COLUMNS, microseconds, month_of
 

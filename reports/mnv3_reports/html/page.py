@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnv3_reports import pareto, provenance
 from mnv3_reports.charts import DARK, LIGHT
+from mnv3_reports.escaping import plain
 from mnv3_reports.html import cells, prose, turns
 from mnv3_reports.rundir import RunDirectoryError, write_text
 
@@ -51,8 +52,8 @@ def page_text(summary: Summary, parts: Parts, drawings: Sequence[Drawing], recor
     figures = [_figure(summary, drawing) for drawing in drawings]
     return _rendered(
         parts,
-        notice=provenance.partial_notice(summary.run),
-        context=provenance.context(summary.run),
+        notice=plain(provenance.partial_notice(summary.run) or "") or None,
+        context=plain(provenance.context(summary.run)),
         figures=figures,
         table=cells.table(summary) if summary.run.cells else None,
         choices=cells.choices(summary),
@@ -89,7 +90,7 @@ def _rendered(parts: Parts, **page: Any) -> str:
         _environment()
         .get_template("page.html.jinja")
         .render(
-            title=parts.title,
+            title=plain(parts.title),
             answer=prose.to_html(parts.answer),
             sections=[
                 _Section(section.title, prose.to_html("\n\n".join(section.paragraphs)))
