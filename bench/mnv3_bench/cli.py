@@ -209,7 +209,7 @@ def run(
         typer.Option(
             "--limit-time",
             "--timeout",
-            help="Limit for each order to a worker and for reading a --model, such as 60s. Default: by phase, 60s to 15m.",
+            help="Limit for each order to a worker and for reading a --model, such as 60s. Default: by phase.",
         ),
     ] = None,
     limit_memory: Annotated[
@@ -523,7 +523,9 @@ def invoke(arguments: list[str]) -> int:
         if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             name = str(error.filename)  # typed by somebody, whatever it was typed for
             shown = name if len(name) <= 60 else f"{name[:60]}…"
-            return _complain(f"'{shown}' cannot be looked up: {error.strerror}; type another path", ExitCode.USAGE)
+            return _complain(
+                f"'{shown}' cannot be looked up: {error.strerror}; type another path", ExitCode.USAGE
+            )
         import traceback
 
         traceback.print_exc()

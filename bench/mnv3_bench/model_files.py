@@ -208,7 +208,9 @@ def _state(path: Path) -> tuple[str, int, int]:
     try:
         about = path.stat()
     except OSError as error:
-        raise UsageError(f"--model: {path.name} cannot be read: {error.strerror}; type a file that can") from None
+        raise UsageError(
+            f"--model: {path.name} cannot be read: {error.strerror}; type a file that can"
+        ) from None
     return str(path.resolve()), about.st_size, about.st_mtime_ns
 
 
@@ -250,7 +252,9 @@ def answer(backend: str, path: Path, memory: int, code: int, said: str, complain
         try:
             return msgspec.json.decode(told[-1].removeprefix(_MARK), type=_Told)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"--model: {path.name}: what {backend} says of it cannot be read: {error}") from None
+            raise UsageError(
+                f"--model: {path.name}: what {backend} says of it cannot be read: {error}"
+            ) from None
     if told:
         raise UsageError(f"--model: {path.name}: {told[-1].removeprefix(_MARK)}")
     last = (complained.strip().splitlines() or ["it said nothing"])[-1]
@@ -311,7 +315,10 @@ def main() -> int:
         if len(answer) > _LONGEST_ANSWER:
             raise BackendError(f"it says {len(answer) / 1e6:.0f} MB of itself; no network has so many inputs")
     except MemoryError:
-        print(f"\n{_MARK}reading it takes more than {memory / 1e9:.1f} GB; type a larger --limit-memory", flush=True)
+        print(
+            f"\n{_MARK}reading it takes more than {memory / 1e9:.1f} GB; type a larger --limit-memory",
+            flush=True,
+        )
         return 1
     except Exception as error:  # noqa: BLE001 - whatever a stranger's file makes a runtime raise
         name = "" if isinstance(error, (BackendError, ValueError)) else f"{type(error).__name__}: "

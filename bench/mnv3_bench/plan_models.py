@@ -30,9 +30,7 @@ class Typed(TensorSpec, frozen=True):
     """One part of `--input`; without a name it goes by its place, without a type the file's is taken."""
 
 
-def models(
-    names: Sequence[str], inputs: Sequence[str], reading: Reading | None = None
-) -> dict[str, Model]:
+def models(names: Sequence[str], inputs: Sequence[str], reading: Reading | None = None) -> dict[str, Model]:
     """Networks of the user's own, by the name of their variant.
 
     `module:function` is not looked up here, nor in the result unless it has inputs of its own: then it is measured

@@ -59,7 +59,7 @@ def best_split(scores: Array, seed: int) -> Split:
     columns = scores[:, np.newaxis]
     best = _highest(columns)
     rest = _without(columns, best)
-    height = float(best.heights[0] / np.sqrt(_inflation(rest)[0]))
+    height = float(_over_what_is_left(best, columns, rest)[0])
     # What is left after the best of many splits was taken out remembers less; so much, in simulated series.
     memory = min(HIGHEST_MEMORY, memory_of(rest[:, 0]) * (1 + 20 / len(scores)))
     null = _null(_rounded_length(len(scores)), math.ceil(10 * memory), seed)
@@ -158,8 +158,16 @@ def _without(scores: Array, best: _Highest) -> Array:
     return rest
 
 
-def _inflation(scores: Array) -> Array:
-    """Variance of stretches' means over what independent values would have, at least 1 (points x ... -> ...).
+def _over_what_is_left(best: _Highest, scores: Array, rest: Array) -> Array:
+    """Heights of the best splits as if the scores' variance had been the long-run variance of the rest."""
+    import numpy as np
+
+    relative: Array = best.heights * np.sqrt((scores**2).mean(axis=0) / _long_run_variance(rest))
+    return relative
+
+
+def _long_run_variance(scores: Array) -> Array:
+    """Variance of stretches' means times their length, at least that of the scores (points x series -> series).
 
     The 15 % of neighbouring stretches that differ most are left out, as steps may lie between them.
     """
@@ -174,8 +182,8 @@ def _inflation(scores: Array) -> Array:
     typical = np.partition(differences, kept - 1, axis=0)[:kept].mean(axis=0)
     # Of a normal value, the mean distance from zero is sqrt(2 / pi) deviations.
     variance = typical**2 * (math.pi / 2) * stretch / 2
-    inflation: Array = np.maximum(1, variance / (scores**2).mean(axis=0))
-    return inflation
+    larger: Array = np.maximum(np.maximum(variance, (scores**2).mean(axis=0)), NOTHING**2)
+    return larger
 
 
 def memory_of(scores: Array) -> float:
@@ -227,5 +235,5 @@ def _null(size: int, memory_tenths: int, seed: int) -> Array:
         drawn = np.empty((size, noise.shape[1]))
         np.put_along_axis(drawn, noise[-size:].argsort(axis=0), scores, axis=0)
         best = _highest(drawn)
-        found.append(best.heights / np.sqrt(_inflation(_without(drawn, best))))
+        found.append(_over_what_is_left(best, drawn, _without(drawn, best)))
     return np.sort(np.concatenate(found))

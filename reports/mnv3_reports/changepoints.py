@@ -8,10 +8,10 @@ Divisive segmentation, as E-divisive (Matteson and James 2014, Journal of the Am
 - a split is scored by the standardised difference of the mean scores at both sides, over the whole segment and over
   seeded shorter intervals (Kovács, Bühlmann, Li and Munk 2023, Biometrika 110, 249-256), so that a change that was
   soon taken back is not averaged away;
-- the largest score is divided by how much more the means of neighbouring stretches vary than independent values would
-  let them (Wu and Zhao 2007, Journal of the Royal Statistical Society B 69, 391-410), and compared with the same
-  figure in series without a change that have the same memory: the segment's first-order autocorrelation without its
-  best split. Without autocorrelation that is a permutation test.
+- the largest score is taken relative to the long-run deviation of what is left without the split, from the means of
+  neighbouring stretches (Wu and Zhao 2007, Journal of the Royal Statistical Society B 69, 391-410), and compared with
+  the same figure in series without a change that have the same memory: the first-order autocorrelation of what is
+  left. Without autocorrelation that is a permutation test.
 
 Ranks make the null a function of length and autocorrelation alone, so that it is drawn once for all series. How often
 this finds steps and raises false alarms is measured in docs/changepoints.md.

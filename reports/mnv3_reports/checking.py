@@ -24,8 +24,10 @@ SMALLEST = 1e-100
 LARGEST_PLACE = 2**31 - 1
 """Of a block: its epoch, round and position."""
 COUNTS = frozenset(
-    ("images", "top1", "top5", "right", "confidence", "loss_sd")
-    + ("both_right", "only_reference", "only_cell", "both_wrong", "agree")
+    (
+        *("images", "top1", "top5", "right", "confidence", "loss_sd"),
+        *("both_right", "only_reference", "only_cell", "both_wrong", "agree"),
+    )
 )
 """Figures that a share or a root is drawn from."""
 LONGEST_NAME = 1000
@@ -121,7 +123,7 @@ def _odd_figure(value: Any, where: str) -> str | None:
 
 def _number(value: float) -> str:
     """Short, however many digits it has."""
-    return f"{value:.3g}" if isinstance(value, float) or abs(value) < 10**300 else "a number of hundreds of digits"
+    return f"{value:.3g}" if abs(value) < 1e300 else "a number of hundreds of digits"
 
 
 def _shown(name: str) -> str:

@@ -62,8 +62,7 @@ class Table(NamedTuple):
 
 
 def build(columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Table:
-    """Evaluate every column on every row. A text without anything to be seen is shown as empty: there is no such figure,
-    but there may be such a name."""
+    """Evaluate every column on every row. A text without anything to be seen is said to be empty, as names may be."""
     return Table(
         tuple(column.heading for column in columns),
         tuple(column.align for column in columns),

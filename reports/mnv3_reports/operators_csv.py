@@ -28,8 +28,8 @@ FIELDS = (
     *("contains", "precision", "seconds", "lower", "upper", "share", "macs", "bytes", "output_shape"),
 )
 """Times are in seconds of one call (median and quartiles over repeats), `share` is of the unprofiled call and empty
-where that has no time; `contains` and `output_shape` have spaces between their parts. Names are made one line each, which no spreadsheet takes for a
-formula."""
+where that has no time; `contains` and `output_shape` have spaces between their parts. Names are made one line each that
+no spreadsheet takes for a formula."""
 
 
 def to_csv(run: Run) -> str | None:

@@ -124,7 +124,7 @@ def read(directory: Path | None, name: str) -> Predictions:
 def _require_bounded(path: Path, name: str) -> None:
     """Refuse what is no file, or unpacks to more than any predictions: a few kilobytes can hold gigabytes of zeros."""
     if path.exists() and not path.is_file():
-        raise PredictionsError(f"'{name}' is no file")
+        raise PredictionsError(f"'{name}' holds no predictions: it is no file")
     unpacked = path.stat().st_size
     if unpacked <= MOST_BYTES:
         with zipfile.ZipFile(path) as archive:

@@ -294,7 +294,9 @@ def _read_samples(path: Path, expected: str) -> list[Block]:
                 f"'{path}' is of another moment of the run than {RUN}: whoever wrote them was cut off between the two"
             )
         if file.metadata.num_rows > MOST_CALLS:
-            raise RunDirectoryError(f"'{path}' has {file.metadata.num_rows:,} rows, more than any run has calls")
+            raise RunDirectoryError(
+                f"'{path}' has {file.metadata.num_rows:,} rows, more than any run has calls"
+            )
         table = file.read().combine_chunks()
         if not len(table):
             return []

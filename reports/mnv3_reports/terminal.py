@@ -180,7 +180,9 @@ def accuracy_lines(run: Run) -> list[str]:
         else:
             what = ", ".join(_accuracy(row))
         lines.append(f"{row.record.cell.key}: {what}")
-    return [plain(each) for each in (*lines, *alerts(summary, markdown=False), *doubts(summary, markdown=False))]
+    return [
+        plain(each) for each in (*lines, *alerts(summary, markdown=False), *doubts(summary, markdown=False))
+    ]
 
 
 def _figures(row: CellRow) -> Iterator[str]:

@@ -78,7 +78,9 @@ def write_pages(
         page = page_text(summary, parts, drawn, directory / journal.NAME)
         written.append(write_text(output / PAGE, page))
     if (output / "charts").is_symlink():
-        raise RunDirectoryError(f"'{output / 'charts'}' is a link to another folder; remove it, charts go there")
+        raise RunDirectoryError(
+            f"'{output / 'charts'}' is a link to another folder; remove it, charts go there"
+        )
     if "md" in pages:
         pictures = []
         for drawing in drawn:

@@ -129,7 +129,7 @@ def run_at_every_write(tmp_path: Path, *, plainly: bool, every: int, resumed: in
 
 
 def test_a_disk_that_is_full_from_a_write_on(tmp_path: Path) -> None:
-    assert run_at_every_write(tmp_path, plainly=True, every=2, resumed=6) > 30
+    assert run_at_every_write(tmp_path, plainly=True, every=4, resumed=12) > 30
 
 
 @pytest.mark.thorough

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import typer
-from fuzz import made
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fuzz import made
 from mnv3_bench import cli
 from mnv3_bench.errors import ExitCode, UsageError
 from mnv3_reports.rundir import write_run
@@ -24,24 +25,126 @@ LEFT_OUT = ("doctor", "gate-selftest", "worker")
 """Commands that measure this machine or serve, whatever else is typed."""
 COMMAND = typer.main.get_command(cli.app)
 VALUES = (
-    *("large", "small", "v2@0.5", "small-no-se", "large,small", "eager", "onnxruntime-int8", "all", "none", "1", "0"),
-    *("-1", "1,8", "224", "65537", "99999999999999999999", "1e400", "nan", "inf", "2%", "0%", "100%", "-5%", "4m"),
-    *("0s", "1h", "2GB", "512MiB", "9" * 400, "1x3x224x224", "a=1x2:int64", "1x0", "x:float32", ":", "=", ",", ",,"),
-    *("digits", "imagefolder:.", "imagefolder:", "npz:run/run.json", "npz:", "held-out", "imagenet", "half", "quick"),
-    *("se,hswish", "kernel5", "run", "run/run.json", "run/journal.jsonl", ".", "..", "/", "/dev/null", "~", "~nobody"),
-    *("net.onnx", "net.tflite", "net.pt", "net.pte", "net.xml", "w.pth", "w.safetensors", "small=w.pth", "c.toml"),
-    *("mynet:build", "os:system", "a.b:c", "git:main", "git:", "python:", "python:/bin/true", "here", "base.json"),
-    *("torchvision:", "md,html", "csv", "json", "junit", "é", "\x1b[2J", "\n", "", " ", "[/bold]", "x" * 300, "%s"),
+    *(
+        "large",
+        "small",
+        "v2@0.5",
+        "small-no-se",
+        "large,small",
+        "eager",
+        "onnxruntime-int8",
+        "all",
+        "none",
+        "1",
+        "0",
+    ),
+    *(
+        "-1",
+        "1,8",
+        "224",
+        "65537",
+        "99999999999999999999",
+        "1e400",
+        "nan",
+        "inf",
+        "2%",
+        "0%",
+        "100%",
+        "-5%",
+        "4m",
+    ),
+    *(
+        "0s",
+        "1h",
+        "2GB",
+        "512MiB",
+        "9" * 400,
+        "1x3x224x224",
+        "a=1x2:int64",
+        "1x0",
+        "x:float32",
+        ":",
+        "=",
+        ",",
+        ",,",
+    ),
+    *(
+        "digits",
+        "imagefolder:.",
+        "imagefolder:",
+        "npz:run/run.json",
+        "npz:",
+        "held-out",
+        "imagenet",
+        "half",
+        "quick",
+    ),
+    *(
+        "se,hswish",
+        "kernel5",
+        "run",
+        "run/run.json",
+        "run/journal.jsonl",
+        ".",
+        "..",
+        "/",
+        "/dev/null",
+        "~",
+        "~nobody",
+    ),
+    *(
+        "net.onnx",
+        "net.tflite",
+        "net.pt",
+        "net.pte",
+        "net.xml",
+        "w.pth",
+        "w.safetensors",
+        "small=w.pth",
+        "c.toml",
+    ),
+    *(
+        "mynet:build",
+        "os:system",
+        "a.b:c",
+        "git:main",
+        "git:",
+        "python:",
+        "python:/bin/true",
+        "here",
+        "base.json",
+    ),
+    *(
+        "torchvision:",
+        "md,html",
+        "csv",
+        "json",
+        "junit",
+        "é",
+        "\x1b[2J",
+        "\n",
+        "",
+        " ",
+        "[/bold]",
+        "x" * 300,
+        "%s",
+    ),
     *("eager:threads=2", "eager:x=", "onnxruntime:optimization=all", "openvino:streams=1:pinning=no"),
 )
 # The system passes no NUL.
-values = st.sampled_from(VALUES) | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
+values = st.sampled_from(VALUES) | st.text(
+    st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12
+)
 
 
 def options(name: str) -> list[tuple[str, bool]]:
     """Every flag of a command, and whether a value follows."""
     params = COMMAND.commands[name].params  # type: ignore[attr-defined]
-    return [(flag, not getattr(each, "is_flag", False)) for each in params for flag in (*each.opts, *each.secondary_opts)]
+    return [
+        (flag, not getattr(each, "is_flag", False))
+        for each in params
+        for flag in (*each.opts, *each.secondary_opts)
+    ]
 
 
 FLAGS = sorted({flag for name in COMMAND.commands for flag, _ in options(name) if flag.startswith("--")})  # type: ignore[attr-defined]
@@ -84,13 +187,13 @@ def nothing_is_done() -> Iterator[None]:
         (home / "c.toml").write_text("variants = 'small'\n[gate]\nmargin = '3%'\n")
         (home / "base.json").write_text("{}")
         (home / "mynet.py").write_text("def build(): raise RuntimeError\n")
-    before = os.getcwd()
+    before = Path.cwd()
     os.chdir(home)
     places = {"HOME": str(home), "MNV3_BENCH_CACHE": str(home / "cache")}
     try:
         with (
             mock.patch.dict(os.environ, places),
-            mock.patch("typer.main.get_command", lambda _: COMMAND),
+            mock.patch("typer.main.get_command", return_value=COMMAND),
             mock.patch("subprocess.Popen", _planned),
             mock.patch("mnv3_bench.run.open_run", _planned),
             mock.patch("mnv3_bench.run.reopen", _planned),

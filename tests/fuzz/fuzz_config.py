@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fuzz import fuzz_cli, made
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fuzz import fuzz_cli, made
 
 keys = st.sampled_from([flag.strip("-") for flag in fuzz_cli.FLAGS if flag.strip("-")])
 keys |= st.sampled_from(("rules", "gate", "tool", "", "a b", "é")) | st.text(max_size=5)
@@ -20,7 +21,9 @@ scalars = st.one_of(
     st.text(max_size=8),
 )
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=5
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+    max_leaves=5,
 )
 
 
@@ -49,7 +52,9 @@ def quoted(text: str) -> str:
 
 tables = st.dictionaries(keys, values, max_size=5)
 documents = st.one_of(
-    tables.map(lambda table: "".join(f"{quoted(key)} = {toml(value)}\n" for key, value in table.items()).encode()),
+    tables.map(
+        lambda table: "".join(f"{quoted(key)} = {toml(value)}\n" for key, value in table.items()).encode()
+    ),
     st.tuples(tables, tables).map(
         lambda both: (
             "".join(f"{quoted(key)} = {toml(value)}\n" for key, value in both[0].items() if key != "gate")

@@ -7,10 +7,10 @@ from functools import cache
 from typing import Any
 
 import msgspec
-from fuzz import made, reading
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fuzz import made, reading
 from mnv3_bench.cache import Manifest, Store, digest
 from mnv3_bench.fleet import shipping, wire
 from mnv3_reports import fleet, journal
@@ -28,7 +28,9 @@ def messages() -> dict[type[msgspec.Struct], bytes]:
     failed = (Failure(cell, "prepare", "no compiler"),)
     asked = run.header.request
     whole: tuple[msgspec.Struct, ...] = (
-        wire.Order("f1", "host/g1", "mnv3-bench", asked, (cell,), False, files, failed=failed, evaluation=None),
+        wire.Order(
+            "f1", "host/g1", "mnv3-bench", asked, (cell,), False, files, failed=failed, evaluation=None
+        ),
         wire.Identity("0.1", 4, "3.11", "abc", run.header.machine, ("eager",), {"board": "pi5"}),
         wire.State("running", None, 1.5, 100),
         wire.Ready({cell: ("a" * 20,)}, failed),
@@ -43,7 +45,7 @@ def ledger() -> list[bytes]:
     """The client's journal of a run over two hosts."""
     run = made.runs()[0]
     cells = run.header.cells
-    group = fleet.Group(**{**{"name": "g1"}, **_group(cells)})
+    group = fleet.Group(**{"name": "g1", **_group(cells)})
     entries = _ledger(run, group)
     return [msgspec.json.encode(entry) for entry in entries]
 
@@ -53,10 +55,17 @@ def _group(cells: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _ledger(run: Any, group: Any) -> list[Any]:
-    joined = _filled(fleet.HostJoined, {"host": "pi", "machine": run.header.machine, "labels": {"board": "pi5"}})
+    joined = _filled(
+        fleet.HostJoined, {"host": "pi", "machine": run.header.machine, "labels": {"board": "pi5"}}
+    )
     started = _filled(
         fleet.FleetStarted,
-        {"schema": fleet.FLEET_SCHEMA, "request": run.header.request, "command": "mnv3-bench", "cells": run.header.cells},
+        {
+            "schema": fleet.FLEET_SCHEMA,
+            "request": run.header.request,
+            "command": "mnv3-bench",
+            "cells": run.header.cells,
+        },
     )
     assigned = _filled(fleet.Assigned, {"group": "g1", "attempt": "pi/g1"})
     ended = _filled(fleet.AttemptEnded, {"group": "g1", "attempt": "pi/g1", "status": "complete"})
@@ -102,13 +111,15 @@ def folders(draw: st.DrawFn) -> tuple[bytes, bytes]:
     of_host = made.journal_of(made.runs()[0]).splitlines(keepends=True)
     if draw(st.booleans()):
         place = draw(st.integers(0, len(of_host) - 1))
-        of_host[place] = msgspec.json.encode(draw(made.changed(msgspec.json.decode(of_host[place]), 2))) + b"\n"
+        of_host[place] = (
+            msgspec.json.encode(draw(made.changed(msgspec.json.decode(of_host[place]), 2))) + b"\n"
+        )
     return (draw(made.damaged(content)) if draw(st.integers(0, 3)) == 0 else content), b"".join(of_host)
 
 
 @given(sent() | folders())
 def fuzz(given_: Any) -> None:
-    """A message is read or refused in one line, and nothing is written elsewhere; a folder is read and shown, or refused."""
+    """A message is read or refused in one line, and nothing is written elsewhere; a folder is shown or refused."""
     if isinstance(given_[0], type):
         _message(*given_)
     else:
@@ -131,9 +142,9 @@ def _message(kind: type[msgspec.Struct], content: bytes) -> None:
         receiver.begin(name, content)
         for file in told.files:
             receiver.piece(name, file, 0, b"onnx")
-        receiver.end(name, {file: "0" * 64 for file in told.files})
+        receiver.end(name, dict.fromkeys(told.files, "0" * 64))
     except wire.WireError as error:
-        assert str(error).strip()
+        made.one_line(error)
     except OSError:
         pass  # the host answers with its text
     assert [path.name for path in root.iterdir()] == ["store"], "something was written beside the store"
@@ -151,4 +162,4 @@ def _folder(content: bytes, of_host: bytes) -> None:
         for each in fleet.host_runs(root, found):
             reading.show(each.run, root)
     except fleet.FleetError as error:
-        assert len(str(error).splitlines()) == 1, str(error)
+        made.one_line(error)

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from fuzz import made
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fuzz import made
 from mnv3_reports import journal
 from mnv3_reports.history.adding import add_rows, add_runs
 from mnv3_reports.history.imported import import_file
@@ -106,6 +106,6 @@ def fuzz(given_: Any) -> None:
         with opened([place], Question(metric("latency"), "*")) as history:
             trends(history)
     except HistoryError as error:
-        assert len(str(error).splitlines()) == 1, str(error)
+        made.one_line(error)
     outside = [path.name for path in folder.iterdir()]
     assert set(outside) <= {"figures.csv", "figures.json", journal.NAME, "store"}, outside

@@ -1,14 +1,14 @@
-"""A stranger's run.json and samples: any part of true ones replaced, left out, repeated or exchanged; or bytes damaged."""
+"""A stranger's run.json and samples: parts of true ones replaced, left out, repeated or exchanged; or bytes damaged."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import msgspec
-from fuzz import made, reading
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fuzz import made, reading
 from mnv3_reports.rundir import RUN, SAMPLES, write_run
 
 

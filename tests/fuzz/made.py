@@ -30,8 +30,29 @@ from mnv3_reports.record import (
 STRANGE: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 7, 2**31, 2**53, 2**63, 2**64, -(2**63), 10**30),
     *(0.0, -0.0, -1.5, 1e-320, 1e-9, 1e18, 1e300, -1e300, 1.7976931348623157e308),
-    *("", " ", "\x00", "\x1b[2J\x1b]0;x\x07", "../../etc/passwd", "/etc/passwd", "=1+1", "v3-small", "nan", "1e999"),
-    *(factory.HOSTILE, "\u202e", "\ud7ff\uffff", "x" * 3000, "a\nb\r\nc", "</script>", "[/bold]", "[link=x]y", "%s{0}"),
+    *(
+        "",
+        " ",
+        "\x00",
+        "\x1b[2J\x1b]0;x\x07",
+        "../../etc/passwd",
+        "/etc/passwd",
+        "=1+1",
+        "v3-small",
+        "nan",
+        "1e999",
+    ),
+    *(
+        factory.HOSTILE,
+        "\u202e",
+        "\ud7ff\uffff",
+        "x" * 3000,
+        "a\nb\r\nc",
+        "</script>",
+        "[/bold]",
+        "[link=x]y",
+        "%s{0}",
+    ),
     *([], {}, [[]], [1, 2, 3], {"": ""}, [None], ["", ""], {"a": {"b": [1.5]}}),
 )
 """Values that some reader of a file somewhere takes badly."""
@@ -47,6 +68,18 @@ def strange() -> st.SearchStrategy[Any]:
     )
 
 
+def said(error: Exception) -> str:
+    """What is wrong; a library's caller gets names as they were, which the command line makes one line of."""
+    message = str(error)
+    assert message.strip(), f"{type(error).__name__} says nothing"
+    return message
+
+
+def one_line(error: Exception) -> None:
+    """What a user is told is a line, and no less."""
+    assert len(said(error).splitlines()) == 1, str(error)
+
+
 def alike(value: Any) -> st.SearchStrategy[Any]:
     """Another value of the same type, which typed decoding lets through."""
     match value:
@@ -59,7 +92,9 @@ def alike(value: Any) -> st.SearchStrategy[Any]:
             known = tuple(each for each in STRANGE if isinstance(each, float))
             return st.sampled_from(known) | st.floats(allow_nan=False, allow_infinity=False)
         case str():
-            return st.sampled_from(tuple(each for each in STRANGE if isinstance(each, str))) | st.text(max_size=20)
+            return st.sampled_from(tuple(each for each in STRANGE if isinstance(each, str))) | st.text(
+                max_size=20
+            )
         case list():
             return st.sampled_from(([], value * 2, value[:1], value[::-1]))
         case dict():
@@ -99,7 +134,9 @@ def changed(draw: st.DrawFn, value: Any, most: int = 4) -> Any:
         holder, last = at(value, path[:-1]), path[-1]
         match draw(st.integers(0, 4)):
             case 0 | 1:
-                holder[last] = draw(draw(st.sampled_from((alike(holder[last]), alike(holder[last]), strange()))))
+                holder[last] = draw(
+                    draw(st.sampled_from((alike(holder[last]), alike(holder[last]), strange())))
+                )
             case 2:
                 del holder[last]
             case 3:
@@ -131,7 +168,9 @@ def damaged(draw: st.DrawFn, data: bytes, most: int = 6) -> bytes:
                 data = data[:start]
             case _:
                 bit = 1 << draw(st.integers(0, 7))
-                data = data[:start] + bytes(byte ^ bit for byte in data[start : start + 1]) + data[start + 1 :]
+                data = (
+                    data[:start] + bytes(byte ^ bit for byte in data[start : start + 1]) + data[start + 1 :]
+                )
     return data
 
 
@@ -156,7 +195,11 @@ def runs() -> tuple[Run, ...]:
     )
     for record in (first, second):
         cell = record.cell
-        timed.add(Profiled(cell.key, "a profiler", 30, operators, 5e-3, 6e-3, complete=False, traces=("traces/x.json",)))
+        timed.add(
+            Profiled(
+                cell.key, "a profiler", 30, operators, 5e-3, 6e-3, complete=False, traces=("traces/x.json",)
+            )
+        )
     compute = tuple(Roof(name, 1e11, 9e10, 1.1e11, "matmul") for name in ("fp32", "bf16", "int8"))
     bandwidth = (Roof("L1", 1e11, 9e10, 2e11, "copy", 32768), Roof("memory", 1e10, 9e9, 2e10, "copy"))
     timed.add(Roofs(1, compute, bandwidth, 2.0, ("no L3",)))
@@ -178,11 +221,11 @@ def runs() -> tuple[Run, ...]:
             evaluated.add(factory.sensitivity(record.cell.variant, 3))
             break
     tuned = factory.tuned_run(epochs=2)
-    kept = {key: record for key, record in list(tuned.cells.items())[:3]}
-    del kept
     failed = factory.whole_run(small, epochs=2, rounds=2, calls=3)
     failed.add(factory.failure(next(iter(failed.cells.values())).cell, tail="Traceback\n  boom"))
-    failed.tuned.append(factory.tuned(next(iter(failed.cells.values())).cell, None, Candidate("eager:x=1", 0.9)))
+    failed.tuned.append(
+        factory.tuned(next(iter(failed.cells.values())).cell, None, Candidate("eager:x=1", 0.9))
+    )
     return timed, evaluated, failed, factory.own_run(epochs=1), tuned
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # It is the same chart whatever the run, and half of the time of a page.
 turns.turns_chart = cache(turns.turns_chart)
 
+
 def read_and_show(directory: Path) -> str | None:
     """Load the run and show it. What cannot be a run's record is refused in one line, which is returned."""
     try:

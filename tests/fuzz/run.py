@@ -1,6 +1,6 @@
-"""Run fuzzers for some minutes each: `python tests/fuzz/run.py --minutes 10 [NAME…]`, or `nox -s fuzz -- --minutes 10`.
+"""Run fuzzers for some minutes each: `nox -s fuzz -- --minutes 10 [NAME…]`.
 
-Where Python code is what reads the input, atheris (libFuzzer) chooses inputs by the code that they reach, and hypothesis
+Where Python code is what reads the input, atheris (libFuzzer) chooses inputs by the code they reach, and hypothesis
 makes examples of them; it needs `pip install atheris`, without which inputs are drawn at random. Exit: 1 when one was
 found that is not handled. What found it is printed, and kept as a named test or an `@example` once it is mended.
 """
@@ -68,13 +68,15 @@ def _all(chosen: list[str], minutes: float, side_by_side: int) -> int:
 
 
 def _report(name: str, code: int, log: Path, counted: Path) -> int:
-    about = json.loads(counted.read_text()) if counted.is_file() else {"seconds": 0, "examples": 0, "by": "nothing"}
+    about = (
+        json.loads(counted.read_text())
+        if counted.is_file()
+        else {"seconds": 0, "examples": 0, "by": "nothing"}
+    )
     rate = about["examples"] / max(about["seconds"], 1e-9)
     outcome = "no unhandled exception" if code == 0 else f"ENDED WITH {code}"
-    print(
-        f"{name}: {about['examples']:,} examples in {about['seconds']:.0f} s ({rate:.0f} a second), {about['by']}; {outcome}",
-        flush=True,
-    )
+    ran = f"{about['examples']:,} examples in {about['seconds']:.0f} s ({rate:.0f} a second), {about['by']}"
+    print(f"{name}: {ran}; {outcome}", flush=True)
     if code:
         print("\n".join(log.read_text("utf-8", "replace").splitlines()[-80:]), flush=True)
     return code != 0
@@ -95,7 +97,9 @@ class _Counter:
         now = time.monotonic()
         if now - self.written >= 1:
             self.written = now
-            self.path.write_text(json.dumps({"examples": self.examples, "seconds": now - self.start, "by": self.by}))
+            self.path.write_text(
+                json.dumps({"examples": self.examples, "seconds": now - self.start, "by": self.by})
+            )
 
 
 def one(name: str, seconds: float) -> None:
@@ -110,7 +114,12 @@ def one(name: str, seconds: float) -> None:
             fuzz = _counted(name, "guided by atheris")
         folder = os.environ.get("MNV3_FUZZ_FOLDER", tempfile.gettempdir())
         arguments = [f"-max_total_time={max(1, round(seconds))}", "-max_len=16384", "-len_control=10"]
-        arguments += ["-rss_limit_mb=6000", "-timeout=120", "-verbosity=0", f"-artifact_prefix={folder}/{name}-"]
+        arguments += [
+            "-rss_limit_mb=6000",
+            "-timeout=120",
+            "-verbosity=0",
+            f"-artifact_prefix={folder}/{name}-",
+        ]
         atheris.Setup([sys.argv[0], *arguments], fuzz.hypothesis.fuzz_one_input)
         atheris.Fuzz()
     else:
@@ -147,7 +156,11 @@ def _at_random(fuzz: Any, seconds: float) -> None:
 
     fuzz.hypothesis.inner_test = timed
     often = settings(
-        max_examples=10**9, database=None, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+        max_examples=10**9,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
     )
     with contextlib.suppress(KeyboardInterrupt):  # hypothesis has no end by the clock
         seed(random.randrange(2**63))(often(fuzz))()

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from fuzz import made
 
 if TYPE_CHECKING:
@@ -90,7 +91,10 @@ def tflite() -> bytes:
     graph.inputs, graph.outputs = [0, 1], [2]
     operator = schema.OperatorT()
     operator.opcodeIndex, operator.inputs, operator.outputs = 0, [0, 1], [2]
-    operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.AddOptions, schema.AddOptionsT()
+    operator.builtinOptionsType, operator.builtinOptions = (
+        schema.BuiltinOptions.AddOptions,
+        schema.AddOptionsT(),
+    )
     graph.operators = [operator]
     code = schema.OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.ADD
@@ -129,7 +133,11 @@ def pte() -> bytes:
     import torch
     from executorch.exir import to_edge_transform_and_lower
 
-    return bytes(to_edge_transform_and_lower(torch.export.export(_net(), (torch.zeros(1, 3, 8, 8),))).to_executorch().buffer)
+    return bytes(
+        to_edge_transform_and_lower(torch.export.export(_net(), (torch.zeros(1, 3, 8, 8),)))
+        .to_executorch()
+        .buffer
+    )
 
 
 def _net() -> object:

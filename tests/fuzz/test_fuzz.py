@@ -48,11 +48,16 @@ def test_no_fuzzer_is_left_out() -> None:
 @pytest.mark.thorough
 def test_the_session_counts_and_finds(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(RUN), "--minutes", "0.05", "variants"], capture_output=True, text=True, check=False
+        [sys.executable, str(RUN), "--minutes", "0.05", "variants"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout
     assert "examples in" in done.stdout
     assert "no unhandled exception" in done.stdout
-    unknown = subprocess.run([sys.executable, str(RUN), "nothing"], capture_output=True, text=True, check=False)
+    unknown = subprocess.run(
+        [sys.executable, str(RUN), "nothing"], capture_output=True, text=True, check=False
+    )
     assert unknown.returncode == 2
     assert "there is no fuzzer nothing" in unknown.stderr

@@ -160,3 +160,31 @@ def test_batch_counters_may_be_missing(tmp_path: Path) -> None:
     model = build("v3-small")
     load_weights(model, saved(tmp_path, stripped))
     assert torch.equal(model.get_parameter("features.0.0.weight"), state["features.0.0.weight"])
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(16).to_sparse(),
+        torch.zeros(16, device="meta"),
+        torch.quantize_per_tensor(torch.zeros(16), 0.1, 0, torch.quint8),
+        torch.zeros(16, dtype=torch.complex64),
+    ],
+    ids=["sparse", "meta", "quantized", "complex"],
+)
+def test_tensors_without_plain_numbers_are_named(tensor: torch.Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"features.0.0.weight": tensor}, path)
+    with pytest.raises(ValueError, match=r"these entries are no tensors: features\.0\.0\.weight"):
+        load_weights(build("small"), path)
+
+
+def test_an_archive_whose_beginning_is_damaged_is_refused(tmp_path: Path) -> None:
+    """Found by fuzzing: torch's own reader of archives raises OSError."""
+    path = tmp_path / "weights.pth"
+    torch.save({"a": torch.zeros(3)}, path)
+    whole, model = path.read_bytes(), build("small")
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match="weights"):
+            load_weights(model, path)

@@ -198,6 +198,33 @@ def test_rivals() -> None:
             print(f"| {name} | {label} | {alarms} | {described(reached)} | {1e3 * taken:.1f} |", flush=True)
 
 
+def test_the_best_rival_at_length() -> None:
+    print("\nthis and KernelCPD, 300 nights in normal noise of 2 %")
+    noise = MADE["normal, 2 %"]
+    for name, detector in {"this": found, "KernelCPD": rivals.kernel}.items():
+        random = np.random.default_rng(113)
+        new = [detector(noise(random, 300).stepped(293, 0.1)) for _ in range(100)]
+        back = [detector(noise(random, 300).stepped(140, 0.1).stepped(160, 1 / 1.1 - 1)) for _ in range(100)]
+        hits = sum(score([293], reported).hits for reported in new)
+        both = sum(score([140, 160], reported).hits == 2 for reported in back)
+        small = described(steps_score(noise, 0.03, count=STEPPED, seed=114, detector=detector))
+        large = described(
+            steps_score(MADE["normal, 2 %, memory 0.7"], 0.1, count=STEPPED, seed=114, detector=detector)
+        )
+        print(
+            f"| {name} | 10 % for the last 7 nights {hits} of 100 | 10 % for 20 nights {both} | 3 % {small} | ",
+            end="",
+        )
+        print(f"10 %, memory 0.7 {large} | false alarms of {CLEAN}: ", end="")
+        for noisy in ("normal, 2 %, memory 0.85", "normal, 2 %, memory 0.7"):
+            print(noisy, false_alarms(MADE[noisy], count=CLEAN, seed=115, detector=detector), end="; ")
+        alarms = {
+            key: false_alarms(made, count=CLEAN, seed=116, detector=detector)
+            for key, made in RECORDED.items()
+        }
+        print(alarms, flush=True)
+
+
 @pytest.mark.parametrize("size", [300, 730])
 def test_a_thousand_series(size: int) -> None:
     """Half of them with a step, all kinds of noise, and nothing drawn before."""

@@ -208,3 +208,9 @@ def test_values_must_be_durations(bad: float) -> None:
 def test_half_widths_must_fit(half_widths: list[float]) -> None:
     with pytest.raises(ValueError, match="expected 2 that are zero or above"):
         change_points([1.0, 2.0], half_widths=half_widths)
+
+
+def test_two_exact_levels_are_a_change() -> None:
+    (change,) = change_points([2.0] * 40 + [3.0] * 30)
+    assert (change.index, change.before, change.after) == (40, 2.0, 3.0)
+    assert (change.lower, change.upper) == (1.5, 1.5)

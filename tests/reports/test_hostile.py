@@ -8,6 +8,7 @@ import io
 import os
 import re
 import zipfile
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,10 @@ import pytest
 from reports import factory
 from rich.console import Console
 
-from mnv3_reports import checking, export, journal, operators_csv, predictions, rundir, units
+from mnv3_reports import checking, export, fleet, journal, operators_csv, predictions, rundir, units
 from mnv3_reports.escaping import plain, printable, spreadsheet
+from mnv3_reports.history.imported import import_file
+from mnv3_reports.history.places import HistoryError
 from mnv3_reports.html.page import page_text
 from mnv3_reports.layout import Column, Value, build, fenced, to_rich
 from mnv3_reports.markdown import parts_of, report_text
@@ -90,12 +93,27 @@ def refused(folder: Path) -> str:
         (lambda value: first(value)["prepared"].update(cell="x"), "holds what is recorded of cell 'x'"),
         (lambda value: value["header"].update(cells=["a/b"]), "speaks of cell 'a/b'"),
         (lambda value: value["epochs"][0].update(cells=["\x1b[2J"]), "speaks of cell '\ufffd[2J'"),
-        (lambda value: first(value)["prepared"].update(build_seconds=1e300), "build_seconds is 1e+300"),
+        (
+            lambda value: first(value)["prepared"].update(build_seconds=1e300),
+            "build_seconds is a number of hundreds",
+        ),
         (lambda value: first(value)["prepared"].update(build_seconds=1e-320), "build_seconds is"),
         (lambda value: first(value)["prepared"].update(artifact_bytes=2**64), "artifact_bytes is 1.84e+19"),
-        (lambda value: first(value)["prepared"]["facts"].update(x=10**400), "facts is a number of hundreds of digits"),
+        (
+            lambda value: first(value)["prepared"]["facts"].update(x=10**400),
+            "facts is a number of hundreds of digits",
+        ),
     ],
-    ids=["another-name", "another-cell", "unlisted", "unlisted-with-escapes", "huge", "tiny", "wide", "digits"],
+    ids=[
+        "another-name",
+        "another-cell",
+        "unlisted",
+        "unlisted-with-escapes",
+        "huge",
+        "tiny",
+        "wide",
+        "digits",
+    ],
 )
 def test_a_record_that_contradicts_itself_is_one_line(
     tmp_path: Path, change: Callable[[Any], object], message: str
@@ -107,7 +125,9 @@ def test_a_record_that_contradicts_itself_is_one_line(
 def test_counts_of_images_are_no_more_than_there_are(tmp_path: Path) -> None:
     run = factory.evaluated_run(tmp_path / "x", factory.request(("v3-small",), (), ("eager",)))
     for name, value in (("top1", 10**6), ("images", -1), ("loss_sd", -0.5)):
-        (tmp_path / RUN).write_bytes(document(run, lambda held: first(held)["accuracy"].update({name: value})))  # noqa: B023
+        changed = msgspec.json.decode(document(run))
+        first(changed)["accuracy"][name] = value
+        (tmp_path / RUN).write_bytes(msgspec.json.encode(changed))
         assert "images" in refused(tmp_path) or name in refused(tmp_path)
 
 
@@ -245,7 +265,9 @@ def answers(path: Path, **changed: Any) -> None:
     np.savez_compressed(path, **arrays)
 
 
-def test_predictions_stay_in_their_folder_and_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_stay_in_their_folder_and_within_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
     run.mkdir()
     answers(tmp_path / "outside.npz")
@@ -274,9 +296,11 @@ def test_predictions_stay_in_their_folder_and_within_bounds(tmp_path: Path, monk
 
 
 def test_predictions_whose_header_promises_terabytes_are_refused(tmp_path: Path) -> None:
-    header = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000,), }".ljust(
-        117
-    ) + b"\n"
+    header = (
+        b"\x93NUMPY\x01\x00v\x00"
+        + b"{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000,), }".ljust(117)
+        + b"\n"
+    )
     with zipfile.ZipFile(tmp_path / "cell.npz", "w") as archive:
         for name in ("indices", "labels", "classes"):
             archive.writestr(f"{name}.npy", header)
@@ -332,7 +356,9 @@ def elements(page: str) -> list[tuple[str, list[tuple[str, str | None]]]]:
 
 def test_the_page_of_a_stranger_runs_only_its_own_scripts() -> None:
     names = ("</script><script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "javascript:alert(1)")
-    asked = factory.request(("v3-small",), (), ("eager", *("eager:" + re.sub("[/?]", "|", name) for name in names)))
+    asked = factory.request(
+        ("v3-small",), (), ("eager", *("eager:" + re.sub("[/?]", "|", name) for name in names))
+    )
     run = factory.whole_run(asked, epochs=1, rounds=1, calls=2)
     run.notes += names
     summary = Summary(run)
@@ -356,3 +382,31 @@ def test_blocks_have_every_field_checked() -> None:
     for name in numbers:
         bad = msgspec.structs.replace(run.blocks[0], **{name: 2**70})
         assert checking.fault(msgspec.structs.replace(run, blocks=[bad])) is not None, name
+
+
+def test_results_of_other_tools_with_strange_columns_are_one_line(tmp_path: Path) -> None:
+    whole: dict[str, Any] = {
+        "version": 2,
+        "commit_hash": "a",
+        "date": 1.7e12,
+        "result_columns": ["result", "params"],
+    }
+    path = tmp_path / "results.json"
+    for changed in (
+        {"results": {"net.time_x": [[0.1], ["a"]]}, "result_columns": [[], "params"]},
+        {"results": {"net.time_x": [[0.1], 5]}, "date": "\x1b"},
+        {"results": {"net.time_x": [{"a": 1}, None]}},
+        {"results": [1, 2]},
+    ):
+        path.write_bytes(msgspec.json.encode({**whole, **changed}))
+        with pytest.raises(HistoryError) as caught:
+            import_file(path, now=datetime(2026, 1, 1, tzinfo=UTC))
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_fleets_journal_of_strange_bytes_is_one_line(tmp_path: Path) -> None:
+    for content in (b'{"type":"\xb3"}\n', b"[" * 200_000 + b"\n", b'{"type":"a\\nb\\u001b"}\n'):
+        (tmp_path / fleet.FLEET).write_bytes(content)
+        with pytest.raises(fleet.FleetError) as caught:
+            fleet.read_fleet(tmp_path)
+        assert str(caught.value).isprintable()

@@ -144,7 +144,8 @@ def _pytest_benchmark(path: Path, document: dict[str, Any]) -> _Found:
 def _asv(path: Path, document: dict[str, Any]) -> _Found:
     """Results of asv in version 2 of its format (asv 0.5 and newer)."""
     columns, results = document.get("result_columns"), _table(document.get("results"))
-    if document.get("version") != 2 or not isinstance(columns, list) or not columns:
+    columns = columns if isinstance(columns, list) else []
+    if document.get("version") != 2 or not columns or not all(isinstance(each, str) for each in columns):
         raise HistoryError(
             f"'{path}' is of an old asv; type 'asv update' in its project, then import it again"
         )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 RAW_POINTS = 800
 """A longer series is shown and searched in groups of runs that follow each other."""
-GROUPS = 240
+GROUPS = 160
 SMALLEST_GROUP = 6
 """Runs: the median of fewer has no 95 % interval."""
 ATTEMPTS = 20
