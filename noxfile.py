@@ -85,6 +85,15 @@ def perf(session: nox.Session) -> None:
 
 
 @nox.session
+def scale(session: nox.Session) -> None:
+    """A hundred `kill -9` of real runs that are gone on with, and a fleet whose parts are killed; half an hour."""
+    session.install("-q", *PINNED, ".[dev]")
+    folder = session.create_tmp()
+    session.run("python", "tests/scale/kill_run.py", "--kills", "100", "--seed", "0", "--folder", folder)
+    session.run("pytest", "-s", "tests/perf/test_fleet.py")
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Fuzzers: `nox -s fuzz -- --minutes 10` runs each for so long, guided by coverage (docs/security.md)."""
     session.install("-q", *PINNED, ".[dev]", "atheris>=3")

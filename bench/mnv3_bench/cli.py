@@ -199,7 +199,8 @@ def run(
         ),
     ] = None,
     fleet_wait: Annotated[
-        str | None, typer.Option(help="How long to wait for hosts that are not there, such as 10m. Default: 60s.")
+        str | None,
+        typer.Option(help="How long to wait for hosts that are not there, such as 10m. Default: 60s."),
     ] = None,
     cold: Annotated[
         bool | None, typer.Option("--cold", help="Build everything anew instead of using the artifact cache.")
@@ -257,7 +258,9 @@ def run(
     )
     of_fleet = fleet is not None or (resume is not None and (Path(resume) / "fleet.jsonl").is_file())
     if not of_fleet and (on is not None or fleet_wait is not None):
-        raise UsageError("--on and --fleet-wait are about a fleet; type --fleet tcp://HOST:8786 or local:2 too")
+        raise UsageError(
+            "--on and --fleet-wait are about a fleet; type --fleet tcp://HOST:8786 or local:2 too"
+        )
     if resume is not None:
         _only_with_resume(asked)
     else:
@@ -308,7 +311,9 @@ def _run_on_fleet(
     patience = seconds(wait, "--fleet-wait") if wait is not None else None
     if resume is not None:
         if on is not None:
-            raise UsageError("--resume goes on with what that run asked for; leave out --on, or start a new run")
+            raise UsageError(
+                "--resume goes on with what that run asked for; leave out --on, or start a new run"
+            )
         directory, code = command.resume(Path(resume), make_limits(asked), address, patience)
     else:
         assert address is not None
@@ -325,9 +330,7 @@ def _run_on_fleet(
 
 @app.command()
 def worker(
-    address: Annotated[
-        str, typer.Argument(help="Of the dask scheduler, such as tcp://192.168.1.5:8786.")
-    ],
+    address: Annotated[str, typer.Argument(help="Of the dask scheduler, such as tcp://192.168.1.5:8786.")],
     label: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE, such as board=pi5; may be given again.")
     ] = None,
@@ -341,7 +344,9 @@ def worker(
     labels = labels_of(label or [])
     require_dask()
     if local_hosts(address) is not None:
-        raise UsageError(f"{address} has no scheduler to join; type its address, such as tcp://192.168.1.5:8786")
+        raise UsageError(
+            f"{address} has no scheduler to join; type its address, such as tcp://192.168.1.5:8786"
+        )
     supervise(address, name or default_name(), labels)
     return ExitCode.DONE
 
@@ -443,7 +448,9 @@ def compare(
 def hosts(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN RUN…", help="Folders of runs, each of another host; or of a run over several."),
+        typer.Argument(
+            metavar="RUN RUN…", help="Folders of runs, each of another host; or of a run over several."
+        ),
     ],
     output: Annotated[
         str | None, typer.Option(help="Folder to write hosts.md and hosts.html to. Default: none.")
@@ -453,7 +460,7 @@ def hosts(
     from mnv3_reports.across import across_hosts
     from mnv3_reports.across_runs import load_hosts
     from mnv3_reports.fleet import FleetError
-    from mnv3_reports.fleet_report import notes as notes_of
+    from mnv3_reports.fleet_words import notes as notes_of
     from mnv3_reports.html.page import plain_page
     from mnv3_reports.parts import to_markdown
     from mnv3_reports.rundir import RunDirectoryError, write_text

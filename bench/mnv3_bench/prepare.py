@@ -271,10 +271,13 @@ class Preparer:
         if self.keys.trains(variant):
             yield from self._train(variant)
             return
-        if self.keys.seeds(variant) and ("weights", WEIGHTS_RESOLUTION) not in self.artifacts.images:
-            # They were there when it was asked what is missing; nothing has to be made of images, unless they are gone.
-            if self.store.find(self.keys.weights(variant)) is None:
-                yield from self._images("weights", WEIGHTS_RESOLUTION)
+        if (
+            self.keys.seeds(variant)
+            and ("weights", WEIGHTS_RESOLUTION) not in self.artifacts.images
+            and self.store.find(self.keys.weights(variant)) is None
+        ):
+            # They were there when it was asked what is missing, and are gone since.
+            yield from self._images("weights", WEIGHTS_RESOLUTION)
         entry = yield from self.build(
             self.keys.weights(variant),
             f"weights of {variant}",

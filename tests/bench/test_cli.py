@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mnv3_bench import __version__
 from mnv3_bench.backends import backend_names
 from mnv3_bench.cli import invoke
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_help_names_every_command_and_the_main_job(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 
-import pytest
 from rich.console import Console
 
 from mnv3_reports.layout import Column, Value, build, fenced, missing, to_markdown, to_rich, width
