@@ -213,12 +213,16 @@ def _guess(spec: OpenSpec, place: int) -> int:
 
 
 def bounded(inputs: Sequence[TensorSpec]) -> None:
-    """Refuse inputs that would fill the memory.
+    """Refuse inputs that would fill the memory, or that are empty.
 
     Raises:
-        UsageError: one call of them takes too much.
+        UsageError: one call of them takes too much, or nothing.
     """
     for spec in inputs:
+        if 0 in spec.shape:
+            raise UsageError(
+                f"--input: {spec.name} {_by(spec.shape)} has a size of 0, so nothing would be computed"
+            )
         if math.prod(spec.shape) * np.dtype(spec.dtype).itemsize > MOST_INPUT_BYTES:
             raise UsageError(
                 f"--input: {spec.name} {_by(spec.shape)} {spec.dtype} takes {bytes_of([spec]) / 1e9:.1f} GB; "

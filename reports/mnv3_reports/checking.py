@@ -23,13 +23,10 @@ SMALLEST = 1e-100
 """Of any figure but zero: what is divided by a smaller one is infinite."""
 LARGEST_PLACE = 2**31 - 1
 """Of a block: its epoch, round and position."""
-COUNTS = frozenset(
-    (
-        *("images", "top1", "top5", "right", "confidence", "loss_sd"),
-        *("both_right", "only_reference", "only_cell", "both_wrong", "agree"),
-    )
-)
-"""Figures that a share or a root is drawn from."""
+SIGNED = frozenset(("cosine", "snr_db", "floor_snr_db", "mean", "facts", "live_bytes", "a figure"))
+"""Figures that may be below zero; of a block all may, since the system's counters have been seen to go back."""
+POSITIVE = frozenset(("value", "batch", "threads"))
+"""Figures of which none is zero: a roof's, and what a cell is made of."""
 LONGEST_NAME = 1000
 """Characters of a cell's key."""
 MOST_CLASSES = 1_000_000
@@ -110,7 +107,8 @@ def _odd_figure(value: Any, where: str) -> str | None:
     if isinstance(value, int | float):
         size = abs(value)
         fine = size <= LARGEST and (size >= SMALLEST or not size)
-        return None if fine and (value >= 0 or where not in COUNTS) else f"{where} is {_number(value)}"
+        fine = fine and (value >= 0 or where in SIGNED) and (value != 0 or where not in POSITIVE)
+        return None if fine else f"{where} is {_number(value)}"
     inner: Iterable[tuple[str, Any]] = ()
     if isinstance(value, msgspec.Struct):
         inner = ((name, getattr(value, name)) for name in value.__struct_fields__)

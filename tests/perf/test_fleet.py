@@ -114,7 +114,7 @@ def keeps(directory: Path, earlier: dict[str, bytes]) -> bool:
 def test_whatever_is_killed(tmp_path: Path, environment: dict[str, str]) -> None:
     draw = random.Random(7)
     directory = tmp_path / "run"
-    settings = 10
+    settings = 16
     arguments = (*CELLS, *threads(settings), "--time-budget", f"{SECONDS_A_CELL * 4 * settings:.0f}s")
     events: list[str] = []
     seen: dict[str, bytes] = {}
@@ -122,7 +122,14 @@ def test_whatever_is_killed(tmp_path: Path, environment: dict[str, str]) -> None
         names = ["host-1", "host-2", "host-3"]
         for name in names:
             farm.start_worker(name)
+        code, text = ended(farm.run(tmp_path / "warm", *CELLS, *threads(1), "--time-budget", "5s"), 600)
+        assert code == 0, text
         client = farm.run(directory, *arguments)
+        while not list(
+            directory.glob("hosts/*/*/journal.jsonl")
+        ):  # what is killed, is killed while it measures
+            assert client.poll() is None
+            time.sleep(0.2)
         kinds = ["worker"] * KILLS + ["scheduler", "hang", "client"]
         draw.shuffle(kinds)
         texts = []
