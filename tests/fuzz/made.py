@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
+import os
+import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -241,8 +244,16 @@ def document_of(run: Run) -> Any:
     return msgspec.json.decode(msgspec.json.encode(msgspec.structs.replace(run, blocks=[])))
 
 
+MEMORY = Path("/dev/shm")
+"""Where files lie in memory, where the system has such a place: they are synced to a disk otherwise, one by one."""
+
+
 @cache
 def scratch() -> Path:
-    """A folder for this process's files; in memory where the system has such a place."""
-    memory = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="mnv3-fuzz-", dir=memory if memory.is_dir() else None))
+    """A folder for this process's files: below the session's, or removed when this process ends."""
+    session = os.environ.get("MNV3_FUZZ_FOLDER")
+    if session is not None:
+        return Path(tempfile.mkdtemp(dir=session))
+    found = Path(tempfile.mkdtemp(prefix="mnv3-fuzz-", dir=MEMORY if MEMORY.is_dir() else None))
+    atexit.register(shutil.rmtree, found, ignore_errors=True)
+    return found

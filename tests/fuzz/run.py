@@ -49,7 +49,10 @@ def main() -> int:
 
 def _all(chosen: list[str], minutes: float, side_by_side: int) -> int:
     waiting, running, failed = list(chosen), {}, 0
-    with tempfile.TemporaryDirectory(prefix="mnv3-fuzzing-") as folder:
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(
+        prefix="mnv3-fuzzing-", dir=memory if memory.is_dir() else None
+    ) as folder:
         while waiting or running:
             while waiting and len(running) < side_by_side:
                 name = waiting.pop(0)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 CALL_SECONDS = 30.0
 """A host that takes longer to answer is taken to hang: what it is asked takes milliseconds."""
+LOOK_SECONDS = 2.0
+"""Waiting for an answer, between two looks at whether the host is still there."""
 CONNECT_SECONDS = 10.0
 LOCAL = re.compile(r"local:(\d+)")
 ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://.+:\d+")
@@ -146,24 +148,37 @@ class Cluster:
         """
         await self.connect()
         assert self._client is not None
+        asking = asyncio.ensure_future(self._client.run(host.answer, name, *arguments, workers=[address]))
         try:
-            answers = await asyncio.wait_for(
-                self._client.run(host.answer, name, *arguments, workers=[address]), CALL_SECONDS
-            )
-        except TimeoutError:
-            await self.present()
-            raise HostSilentError(f"it did not answer within {CALL_SECONDS:.0f} s") from None
-        except (OSError, KeyError, ValueError, AttributeError) as error:
+            await self._wait(asking, address)
+            answers = asking.result()
+        except (HostGoneError, HostSilentError, SchedulerGoneError):
+            raise
+        except (OSError, KeyError, TimeoutError, ValueError, AttributeError) as error:
             await self.present()
             raise HostGoneError(str(error) or type(error).__name__) from None
         except Exception as error:  # noqa: BLE001 - whatever a host with other versions makes of the call
             raise HostRefusedError(f"it cannot be asked: {error}") from None
+        finally:
+            asking.cancel()
         if address not in answers:
             raise HostGoneError("it left")
         failure, value = answers[address]
         if failure is not None:
             raise HostRefusedError(failure)
         return value
+
+    async def _wait(self, asking: asyncio.Future[Any], address: str) -> None:
+        """Wait for an answer, and find out meanwhile whether there is still somebody to give it.
+
+        Dask goes on trying to reach a worker that has just died for half a minute.
+        """
+        end = asyncio.get_running_loop().time() + CALL_SECONDS
+        while not (await asyncio.wait({asking}, timeout=LOOK_SECONDS))[0]:
+            if all(each.address != address for each in await self.present()):
+                raise HostGoneError("it left")
+            if asyncio.get_running_loop().time() > end:
+                raise HostSilentError(f"it did not answer within {CALL_SECONDS:.0f} s")
 
     async def measure(self, who: Present, order: bytes) -> Future:
         """Ask a host to carry out an order when its slot is free.

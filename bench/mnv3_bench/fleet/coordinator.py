@@ -324,8 +324,8 @@ class Coordinator:
             await self._measure(found, group, attempt, ready)
         except (HostGoneError, HostSilentError, HostRefusedError, SchedulerGoneError) as error:
             found.silent = found.silent or isinstance(error, HostSilentError)
-            came_apart = isinstance(error, (HostGoneError, SchedulerGoneError))
-            self._lost(group, attempt, str(error), MOST_PARTINGS if came_apart else MOST_REFUSALS)
+            refused = isinstance(error, HostRefusedError)
+            self._lost(group, attempt, str(error), MOST_REFUSALS if refused else MOST_PARTINGS)
         finally:
             found.busy = False
             self.taken.discard(group.name)
