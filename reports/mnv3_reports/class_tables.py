@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnv3_reports import predictions
 from mnv3_reports.accuracy_words import hundredths
-from mnv3_reports.escaping import inline
+from mnv3_reports.escaping import inline, spreadsheet
 from mnv3_reports.layout import Column, Table, Value, build, missing
 
 if TYPE_CHECKING:
@@ -128,7 +128,10 @@ def _pairs(classes: Classes, found: Sequence[Confusion]) -> Table:
 
 
 def to_csv(summary: Summary) -> str | None:
-    """Every class of every evaluated cell, a line each; None where no file of predictions can be read."""
+    """Every class of every evaluated cell, a line each; None where no file of predictions can be read.
+
+    Texts are made one line each, which no spreadsheet takes for a formula.
+    """
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -141,10 +144,9 @@ def to_csv(summary: Summary) -> str | None:
         except predictions.PredictionsError:
             continue  # the report says so
         for row in predictions.by_class(classes.found, len(classes.names)):
-            writer.writerow(
-                {"cell": key, "variant": record.cell.variant, "backend": record.cell.backend}
-                | _line(classes, row)
-            )
+            line = {"cell": key, "variant": record.cell.variant, "backend": record.cell.backend}
+            line |= _line(classes, row)
+            writer.writerow({name: spreadsheet(v) if isinstance(v, str) else v for name, v in line.items()})
             lines += 1
     return out.getvalue() if lines else None
 

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     import subprocess
 
 CELLS = (
-    "--variants", "small-minimal@0.35,large-minimal@0.35,v1@0.25,v2@0.35", "--backends", "fake-sleep",
+    "--variants", "small-minimal@0.35,large-minimal@0.35,v1@0.25,v2@0.35,small@0.35", "--backends", "fake-sleep",
     "--references", "none", "--resolutions", "32", "--quick",
 )  # fmt: skip
 SECONDS_A_CELL = float(os.environ.get("MNV3_BENCH_FLEET_SECONDS", "2"))
-SETTINGS = int(os.environ.get("MNV3_BENCH_FLEET_SETTINGS", "50"))
+SETTINGS = int(os.environ.get("MNV3_BENCH_FLEET_SETTINGS", "40"))
 KILLS = int(os.environ.get("MNV3_BENCH_FLEET_KILLS", "20"))
 
 
@@ -58,7 +58,7 @@ def measured(directory: Path) -> tuple[Fleet, dict[str, int]]:
 
 
 def test_speed_up(tmp_path: Path, environment: dict[str, str]) -> None:
-    total = 4 * SETTINGS
+    total = 5 * SETTINGS
     budget = f"{SECONDS_A_CELL * total:.0f}s"
     arguments = (*CELLS, *threads(SETTINGS), "--time-budget", budget)
     walls: dict[int, float] = {}
@@ -115,7 +115,7 @@ def test_whatever_is_killed(tmp_path: Path, environment: dict[str, str]) -> None
     draw = random.Random(7)
     directory = tmp_path / "run"
     settings = 16
-    arguments = (*CELLS, *threads(settings), "--time-budget", f"{SECONDS_A_CELL * 4 * settings:.0f}s")
+    arguments = (*CELLS, *threads(settings), "--time-budget", f"{SECONDS_A_CELL * 5 * settings:.0f}s")
     events: list[str] = []
     seen: dict[str, bytes] = {}
     with Farm(tmp_path, environment) as farm:
@@ -159,9 +159,9 @@ def test_whatever_is_killed(tmp_path: Path, environment: dict[str, str]) -> None
     killed = ", ".join(f"{events.count(kind)} x {kind}" for kind in dict.fromkeys(events))
     once, more = (sum(count == 1 for count in times.values()), sum(count > 1 for count in times.values()))
     print(
-        f"\n{4 * settings} cells on 3 hosts; {killed}: exit code {code}, {once} cells once, {more} twice, "
-        f"{4 * settings - len(times)} missing, {lost} attempts lost, {len(fleet.failed)} groups given up"
+        f"\n{5 * settings} cells on 3 hosts; {killed}: exit code {code}, {once} cells once, {more} twice, "
+        f"{5 * settings - len(times)} missing, {lost} attempts lost, {len(fleet.failed)} groups given up"
     )
     assert set(times.values()) == {1}, texts
-    assert len(times) == 4 * settings, texts
+    assert len(times) == 5 * settings, texts
     assert keeps(directory, seen)

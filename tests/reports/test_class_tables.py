@@ -6,6 +6,7 @@ import csv
 import io
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from reports import factory
 
@@ -92,3 +93,15 @@ def test_every_class_of_every_cell_is_in_the_csv(tmp_path: Path) -> None:
     assert rest is not None
     assert len(rest.splitlines()) == 1 + 2 * 30
     assert class_tables.to_csv(Summary(run)) is None
+
+
+def test_no_class_of_the_csv_is_a_formula(tmp_path: Path) -> None:
+    run = factory.evaluation_run(tmp_path, images=300, classes=10)
+    assert run.evaluation is not None
+    names = ("=HYPERLINK(A1)", "@SUM", *run.evaluation.classes[2:])
+    run.evaluation = msgspec.structs.replace(run.evaluation, classes=names)
+    text = class_tables.to_csv(Summary(run, tmp_path))
+    assert text is not None
+    fields = [field for row in csv.reader(io.StringIO(text)) for field in row]
+    assert "'=HYPERLINK(A1)" in fields
+    assert not [field for field in fields if field.startswith(("=", "@"))]

@@ -85,6 +85,16 @@ def quieten() -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+async def _settled(client: Client, future: Future) -> None:
+    """Wait until a measurement has ended, or is lost with its worker or scheduler: what came of it its host tells."""
+    import concurrent.futures
+
+    with contextlib.suppress(
+        asyncio.CancelledError, concurrent.futures.CancelledError, OSError, TimeoutError
+    ):
+        await client.gather([future], errors="skip")
+
+
 class Cluster:
     """The hosts behind one scheduler."""
 
@@ -180,15 +190,15 @@ class Cluster:
             if asyncio.get_running_loop().time() > end:
                 raise HostSilentError(f"it did not answer within {CALL_SECONDS:.0f} s")
 
-    async def measure(self, who: Present, order: bytes) -> Future:
-        """Ask a host to carry out an order when its slot is free.
+    async def measure(self, who: Present, order: bytes) -> asyncio.Task[None]:
+        """Ask a host to carry out an order when its slot is free. What is given ends when dask knows no more of it.
 
         Raises:
             SchedulerGoneError: the scheduler does not answer.
         """
         await self.connect()
         assert self._client is not None
-        return self._client.submit(
+        future = self._client.submit(
             host.measure,
             order,
             workers=[who.address],
@@ -197,6 +207,7 @@ class Cluster:
             retries=0,
             resources={SLOT: 1} if who.has_slot else None,
         )
+        return asyncio.create_task(_settled(self._client, future))
 
     async def close(self) -> None:
         """Leave; the scheduler and its workers stay."""

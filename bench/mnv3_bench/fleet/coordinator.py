@@ -404,7 +404,10 @@ class Coordinator:
                 future = None
                 found.present = None
                 await self._look()
-            await asyncio.sleep(pause)
+            if future is not None and not future.done():
+                await asyncio.wait({future}, timeout=pause)  # which its end cuts short
+            else:
+                await asyncio.sleep(pause)
             pause = min(POLL_MOST, pause * 1.3)
 
     def _order(self, attempt: str, cells: tuple[str, ...], ready: Ready | None, **changes: object) -> Order:

@@ -67,20 +67,22 @@ async def measure(data: bytes) -> int:
     place = folder(order.fleet, order.attempt)
     _waiting.add(name)
     _codes.pop(name, None)
-    threading.Thread(target=_carry_out, args=(name, place, data), daemon=True).start()
-    while name in _running or name in _waiting:
-        await asyncio.sleep(0.1)
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+    def carry_out() -> None:
+        code = int(ExitCode.FAULT)
+        try:
+            with _slot:
+                code = _run_agent(name, place, data)
+        finally:
+            _codes[name] = code
+            _waiting.discard(name)
+            with contextlib.suppress(RuntimeError):  # nobody waits any more, where the loop is closed
+                loop.call_soon_threadsafe(ended.set)
+
+    threading.Thread(target=carry_out, daemon=True).start()
+    await ended.wait()
     return _codes[name]
-
-
-def _carry_out(name: str, place: Path, order: bytes) -> None:
-    code = int(ExitCode.FAULT)
-    try:
-        with _slot:
-            code = _run_agent(name, place, order)
-    finally:
-        _codes[name] = code
-        _waiting.discard(name)
 
 
 def _run_agent(name: str, place: Path, order: bytes) -> int:
