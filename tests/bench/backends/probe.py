@@ -96,7 +96,9 @@ def main() -> None:
         while time.perf_counter() < end:
             session.run(staged)
         spent = [seconds - before.get(task, 0.0) for task, seconds in cpu_seconds().items()]
-        busy = max(busy, sum(seconds > 0.05 * max(spent) for seconds in spent))
+        # The share of one that is woken up for each call and mostly comes too late: on a fast processor the network's
+        # call is shorter than the way to a CPU that something else has. One that is not asked has none.
+        busy = max(busy, sum(seconds > 0.005 * max(spent) for seconds in spent))
     report = {
         "load_seconds": load_seconds,
         "forked": forked,
