@@ -71,9 +71,8 @@ def thorough(session: nox.Session) -> None:
     """Every test, those too that say again at length what a quicker one says in short; for a nightly job."""
     session.install("-q", *PINNED, ".[dev]")
     browser = install_browser(session)
-    session.run(
-        "pytest", *IN_PARALLEL, "-m", "thorough or not thorough", *session.posargs, env={**QUICKER, **browser}
-    )
+    everything = ("-m", "thorough or not thorough", "--hypothesis-profile", "default")
+    session.run("pytest", *IN_PARALLEL, *everything, *session.posargs, env={**QUICKER, **browser})
 
 
 @nox.session

@@ -94,6 +94,8 @@ def opened(browser: Chrome, page: Path) -> Iterator[Chrome]:
     browser.get("about:blank")
     browser.get(page.as_uri())
     until(browser, "return document.querySelector('[data-chart=\"0\"][data-drawn] svg') !== null")
+    # Its tables are ready some frames after the first chart.
+    until(browser, "return document.querySelector('table.cells tbody tr a') !== null")
     yield browser
     assert browser.get_log("browser") == []
     for entry in browser.get_log("performance"):

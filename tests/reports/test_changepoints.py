@@ -177,14 +177,17 @@ def test_changes_keep_their_order_and_distance_and_repeat(values: list[float], s
         assert 0 < change.p <= ALPHA
 
 
-@given(st.integers(0, 10**6), st.integers(50, 150), st.sampled_from([0.5, 0.2, -0.3]))
-@settings(max_examples=20, deadline=None)
-def test_a_series_backwards_has_its_change_at_the_other_end(seed: int, place: int, step: float) -> None:
-    series = noise(seed, 200, 0.01).stepped(place, step)
-    forwards, backwards = found(series), found(Series(series.values[::-1]))
-    assert score([place], forwards).hits == 1
-    assert score([200 - place], backwards).hits == 1
-    assert len(forwards) == len(backwards) == 1
+def test_a_series_backwards_has_its_change_at_the_other_end() -> None:
+    more = 0
+    for seed in range(30):
+        place, step = 50 + 3 * seed, (0.5, 0.2, -0.3)[seed % 3]
+        series = noise(seed, 200, 0.01).stepped(place, step)
+        forwards, backwards = found(series), found(Series(series.values[::-1]))
+        assert score([place], forwards).hits == 1
+        assert score([200 - place], backwards).hits == 1
+        more += len(forwards) + len(backwards) - 2
+    # A false alarm is rare, not impossible.
+    assert more <= 2
 
 
 @given(st.floats(1e-9, 1e9), st.integers(0, 400))

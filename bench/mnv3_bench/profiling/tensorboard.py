@@ -106,13 +106,14 @@ def open_profile(directory: Path, port: int | None = None) -> ExitCode:
     """
     from mnv3_bench.run import terminations_interrupt
 
-    with terminations_interrupt(), serve(directory / TRACES, port) as server:
-        print(f"TensorBoard: {server.url} (Ctrl-C ends it)", flush=True)
+    with terminations_interrupt():
         try:
-            server.wait()
-        except KeyboardInterrupt:
+            with serve(directory / TRACES, port) as server:
+                print(f"TensorBoard: {server.url} (Ctrl-C ends it)", flush=True)
+                server.wait()
+                raise UsageError(f"TensorBoard ended: {_last_line(server.folder / 'log')}")
+        except KeyboardInterrupt:  # also while it starts: there is nothing that could be lost
             return ExitCode.DONE
-        raise UsageError(f"TensorBoard ended: {_last_line(server.folder / 'log')}")
 
 
 def _require_installed() -> None:

@@ -181,7 +181,7 @@
   const [first, ...others] = places;
   const frames = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))));
   const read = new Promise((done) => document.addEventListener("DOMContentLoaded", done));
-  Promise.all([first ? drawChart(first).then(frames) : null, read]).then(() => {
+  Promise.all([first ? drawChart(first).catch(console.error).then(frames) : null, read]).then(() => {
     tables();
     for (const place of others) near.observe(place);
   });
