@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 # The same examples each time, so that a red run of unchanged code means something; `nox -s thorough` draws new ones.
-settings.register_profile("repeatable", derandomize=True, deadline=None)
-settings.load_profile("repeatable")
+if find_spec("hypothesis"):  # tests/bare has none
+    from hypothesis import settings
+
+    settings.register_profile("repeatable", derandomize=True, deadline=None)
+    settings.load_profile("repeatable")
 
 
 @pytest.hookimpl(optionalhook=True)
