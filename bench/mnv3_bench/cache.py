@@ -34,6 +34,7 @@ from mnv3_bench.manifest import (
     read_manifest,
     touched,
 )
+from mnv3_bench.quantities import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -88,8 +89,6 @@ def size_limit() -> int | None:
     Raises:
         UsageError: it is no size.
     """
-    from mnv3_bench.plan import size
-
     given = os.environ.get(LIMIT) or None
     if given is None:
         return USUAL_LIMIT

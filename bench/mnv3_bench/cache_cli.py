@@ -102,7 +102,7 @@ def prune(
     ] = None,
 ) -> ExitCode:
     """Make the cache smaller. What a run is using stays."""
-    from mnv3_bench.plan import size
+    from mnv3_bench.quantities import size
 
     store = _store()
     wanted = size(limit, "--limit") if limit is not None else store.limit

@@ -301,7 +301,8 @@ def _run_on_fleet(
     plain: bool,
 ) -> ExitCode:
     from mnv3_bench.fleet import command
-    from mnv3_bench.plan import make_limits, make_plan, seconds
+    from mnv3_bench.plan import make_limits, make_plan
+    from mnv3_bench.quantities import seconds
     from mnv3_reports.fleet import host_runs, read_fleet
 
     if save_baseline is not None:

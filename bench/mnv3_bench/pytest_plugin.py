@@ -76,7 +76,7 @@ def _check(name: str, text: str, where: str) -> None:
         return
     from mnv3_bench.errors import UsageError
     from mnv3_bench.gate.rules import margin
-    from mnv3_bench.plan import seconds
+    from mnv3_bench.quantities import seconds
 
     try:
         if name == "against_margin":

@@ -37,7 +37,7 @@ from mnv3_bench.gate.trial import (
 )
 from mnv3_bench.launcher import Launcher
 from mnv3_bench.plan import Limits
-from mnv3_bench.plan import seconds as read_seconds
+from mnv3_bench.quantities import seconds as read_seconds
 from mnv3_bench.stage import Performer, WorkerStage
 from mnv3_reports import units
 from mnv3_reports.escaping import plain

@@ -31,7 +31,8 @@ from mnv3_bench.gate.command import (
     rule_book,
     summarize,
 )
-from mnv3_bench.plan import Asked, Plan, seconds, sees_gpu
+from mnv3_bench.plan import Asked, Plan, sees_gpu
+from mnv3_bench.quantities import seconds
 from mnv3_models import parse_variant
 from mnv3_reports.baseline import (
     Baseline,

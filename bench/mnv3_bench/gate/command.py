@@ -33,9 +33,10 @@ from mnv3_bench.gate.trial import (
 )
 from mnv3_bench.launcher import Launcher
 from mnv3_bench.model_files import format_of
-from mnv3_bench.plan import Asked, Limits, make_limits, seconds
+from mnv3_bench.plan import Asked, Limits, make_limits
 from mnv3_bench.plan_models import is_function
 from mnv3_bench.protocol import Load
+from mnv3_bench.quantities import seconds
 from mnv3_bench.stage import Performer, WorkerStage
 from mnv3_reports.deterministic import Rules, compare
 from mnv3_reports.sequential import Design, detectable

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mnv3_bench.errors import UsageError
-from mnv3_bench.plan import nearest, size
+from mnv3_bench.plan import nearest
+from mnv3_bench.quantities import size
 from mnv3_reports.deterministic import Allowance, Rules
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnv3_bench import plan, plan_weights
+from mnv3_bench import plan_weights
 from mnv3_bench.environment import usable_cpus
 from mnv3_bench.errors import ExitCode, RunStoppedError, UsageError
+from mnv3_bench.quantities import seconds
 from mnv3_bench.training.display import make_display
 from mnv3_models import parse_variant
 from mnv3_models.data import DataError, default_workers
@@ -190,7 +191,7 @@ def _checkpoint_every(text: str | None) -> tuple[int | None, float | None]:
                 f"--checkpoint-every is {text}; expected a number of steps, or a time such as 60s"
             )
         return int(text), None
-    return None, plan.seconds(text, "--checkpoint-every")
+    return None, seconds(text, "--checkpoint-every")
 
 
 def farewell(job: Job, outcome: Outcome) -> list[str]:
