@@ -17,6 +17,7 @@ import msgspec
 
 from mnv3_reports import journal
 from mnv3_reports.escaping import plain
+from mnv3_reports.lines import finished
 from mnv3_reports.record import (
     Block,
     Cell,
@@ -246,7 +247,7 @@ def read_fleet(directory: Path) -> Fleet:
         raise FleetError(
             f"'{path}' cannot be read: {error.strerror}; give the folder of a fleet's run"
         ) from None
-    lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
+    lines = finished(data).split(b"\n")[:-1]
     fleet: Fleet | None = None
     for number, line in enumerate(lines, start=1):
         try:

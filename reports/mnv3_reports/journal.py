@@ -1,22 +1,20 @@
 """The journal: one JSON line an entry, appended while a run goes on, so that a cut-off run can be read.
 
-Every entry is on the disk before `Journal.append` returns: neither killing the process nor a power cut loses what
-was appended. What that takes (docs/durability.md has figures) is spent between blocks, while every worker is paused.
+Every entry is on the disk before `Journal.append` returns, as `mnv3_reports.lines` has it.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import msgspec
 
 from mnv3_reports import checking
-from mnv3_reports.disk import NO_ROOM, sync_data, sync_directory
+from mnv3_reports.disk import NO_ROOM
 from mnv3_reports.escaping import plain
+from mnv3_reports.lines import Lines, finished
 from mnv3_reports.record import SCHEMA_VERSION, Block, Entry, Run, RunStarted
 
 if TYPE_CHECKING:
@@ -45,18 +43,9 @@ class _Opening(msgspec.Struct):
 class Journal:
     """An open journal, for appending. A context manager."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, lines: Lines) -> None:
         self.path = path
-        self._descriptor = descriptor
-        try:
-            # Two writers would tear each other's lines.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise JournalError(
-                f"'{path}' is being written: that run is still going on; wait for its end"
-            ) from None
-        self._size = os.fstat(descriptor).st_size
+        self._lines = lines
 
     @classmethod
     def create(cls, path: str | Path) -> Self:
@@ -69,21 +58,13 @@ class Journal:
         """
         path = Path(path)
         try:
-            if _begun(path):
-                raise JournalError(
-                    f"'{path}' exists already; choose another --output, or go on: --resume '{path.parent}'"
-                )
-            journal = cls(path, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644))
-            if _begun(path):  # by another process, before this one had the lock
-                journal.close()
-                raise JournalError(f"'{path}' was just begun by another run; choose another --output")
-            os.ftruncate(journal._descriptor, 0)
-            journal._size = 0
-            for directory in (path.absolute().parent, path.absolute().parent.parent):
-                sync_directory(directory)
+            return cls(path, Lines.create(path, _OPENING))
+        except FileExistsError:
+            raise JournalError(
+                f"'{path}' exists already; choose another --output, or go on: --resume '{path.parent}'"
+            ) from None
         except OSError as error:
             raise JournalError(_why(path, error)) from error
-        return journal
 
     @classmethod
     def resume(cls, path: str | Path) -> Self:
@@ -101,12 +82,9 @@ class Journal:
                 f"{SCHEMA_VERSION}; start a new run (mnv3-bench report still reads that one)"
             )
         try:
-            journal = cls(path, os.open(path, os.O_WRONLY | os.O_APPEND))
-            journal._size = _finished(path.read_bytes())
-            os.ftruncate(journal._descriptor, journal._size)
+            return cls(path, Lines.resume(path))
         except OSError as error:
             raise JournalError(_why(path, error)) from error
-        return journal
 
     def append(self, entry: Entry) -> None:
         """Add one entry; it is on the disk when this returns.
@@ -121,27 +99,13 @@ class Journal:
         except msgspec.ValidationError as error:
             raise ValueError(f"a {type(entry).__name__} entry cannot be recorded: {error}") from error
         try:
-            self._write(line + b"\n")
+            self._lines.append(line)
         except OSError as error:
             raise JournalError(_why(self.path, error)) from error
 
-    def _write(self, line: bytes) -> None:
-        rest = memoryview(line)
-        try:
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
-            sync_data(self._descriptor)
-        except OSError:
-            # Half a line must not stay in front of later ones.
-            os.ftruncate(self._descriptor, self._size)
-            raise
-        self._size += len(line)
-
     def close(self) -> None:
         """Close the file. Appending after that is an error."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._lines.close()
 
     def __enter__(self) -> Self:
         return self
@@ -164,7 +128,7 @@ def read_journal(path: str | Path) -> list[Entry]:
         data = path.read_bytes()
     except OSError as error:
         raise JournalError(_why(path, error)) from error
-    lines = data[: _finished(data)].split(b"\n")[:-1]
+    lines = finished(data).split(b"\n")[:-1]
     if not lines:
         raise JournalError(f"'{path}' holds no finished line: nothing was recorded, so start the run again")
     try:
@@ -225,23 +189,10 @@ def wrong_version(path: Path, found: int) -> str:
     return f"'{path}' has record schema {found}, this mnv3-bench reads schema 1 to {SCHEMA_VERSION}; {remedy}"
 
 
-def _begun(path: Path) -> bool:
-    """Whether a file is there that is more than a cut-off first line of ours."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return False
-    return bool(_finished(data)) or not data.startswith(_OPENING[: len(data)])
-
-
-def _finished(data: bytes) -> int:
-    """Length in bytes up to and with the last newline."""
-    return data.rfind(b"\n") + 1
-
-
 def _why(path: Path, error: OSError) -> str:
     remedy = {
         **NO_ROOM,
+        errno.EAGAIN: "is being written: that run is still going on; wait for its end",
         errno.EACCES: "permission denied; choose another directory with --output",
         errno.EROFS: "the file system is read-only; choose another directory with --output",
         errno.ENOENT: "no such file or directory",

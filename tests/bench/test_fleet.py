@@ -414,6 +414,23 @@ def test_a_journal_that_was_cut_off_is_read_and_gone_on_with(fleet: Path) -> Non
     assert (fleet / FLEET).read_bytes() == whole
 
 
+def test_a_client_killed_within_its_first_line_begins_anew(tmp_path: Path) -> None:
+    (tmp_path / FLEET).write_bytes(msgspec.json.encode(header())[:20])
+    Ledger.create(tmp_path, header()).close()
+    assert read_fleet(tmp_path).header == header()
+    with pytest.raises(UsageError, match="exists already.*--resume"):
+        Ledger.create(tmp_path, header())
+
+
+def test_a_file_that_is_no_fleets_stays_as_it_is(tmp_path: Path) -> None:
+    other = b'{"mine": 1}\nand half a line'
+    (tmp_path / FLEET).write_bytes(other)
+    for begin in (lambda: Ledger.create(tmp_path, header()), lambda: Ledger.resume(tmp_path)):
+        with pytest.raises(UsageError):
+            begin()
+    assert (tmp_path / FLEET).read_bytes() == other
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [
