@@ -418,7 +418,7 @@ def test_a_client_killed_within_its_first_line_begins_anew(tmp_path: Path) -> No
     (tmp_path / FLEET).write_bytes(msgspec.json.encode(header())[:20])
     Ledger.create(tmp_path, header()).close()
     assert read_fleet(tmp_path).header == header()
-    with pytest.raises(UsageError, match="exists already.*--resume"):
+    with pytest.raises(UsageError, match=r"exists already.*--resume"):
         Ledger.create(tmp_path, header())
 
 
