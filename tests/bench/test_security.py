@@ -252,8 +252,10 @@ path = Path(sys.argv[1])
 try:
     signature(path, format_of(path), Reading(float(sys.argv[2]), 1 << 30))
 except UsageError as error:
-    held = [resource.getrusage(who).ru_maxrss << 10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    print(json.dumps([str(error), *held]))
+    # Its ru_maxrss would begin with what the process held that started it.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    own, reader = int(status["VmHWM"].split()[0]), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    print(json.dumps([str(error), own << 10, reader << 10]))
 """
     command = [sys.executable, "-c", program, str(path), str(seconds)]
     return Refused(*json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
@@ -274,7 +276,7 @@ def test_a_file_that_fills_the_memory_meets_its_limit(tmp_path: Path) -> None:
     path.write_bytes(many_nodes(8_000_000))
     refused = read_elsewhere(path, 60.0)
     assert "net.onnx" in refused.message
-    assert refused.own < 1 << 30, "it has not read the file itself"
+    assert refused.own < 500 << 20, "it has not read the file itself"
     assert refused.reader < 2 << 30
 
 

@@ -539,8 +539,8 @@ def test_a_profile_tells_kernels_precisions_and_what_was_left(artifacts: dict[st
     # Which of them are convolutions differs between processors: without AMX two 1 x 1 ones are fully connected.
     kinds = ("Convolution", "FullyConnected")
     int8 = [c for c in found.operators if c.precision == "int8" and any(kind in c.name for kind in kinds)]
-    # All 52 of them, but for those that take less than the counters' whole microsecond on a fast processor.
-    assert 40 <= sum(cost.count for cost in int8) <= 52
+    # Of 52 convolutions and 2 layers of the classifier those that take the counters' whole microsecond.
+    assert 40 <= sum(cost.count for cost in int8) <= 54
     left = [reason for reason in found.reasons if "left in fp32" in reason]
     assert len(left) <= 1  # none where that, too, takes less
     assert all("Subgraph" in reason and reason.endswith(".") for reason in left)
