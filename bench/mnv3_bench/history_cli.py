@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from mnv3_reports.history.adding import Added
     from mnv3_reports.history.places import Place
+    from mnv3_reports.history.query import Question
 
 STORE = "mnv3-history"
 RUNS = "mnv3-runs"
@@ -59,6 +60,9 @@ def ask(
             help="latency, p90, p99, minimum, ratio-to-eager, memory, size, cold-start or accuracy."
         ),
     ] = "latency",
+    host: Annotated[
+        str, typer.Option(help="Hosts, such as 'pi5-*': of a fleet, or named by history add --host.")
+    ] = "*",
     output: Annotated[
         str | None,
         typer.Option(help="Folder to write history.md with charts, and history.html to. Default: none."),
@@ -80,11 +84,12 @@ def ask(
             cell,
             moment(since, "--since", now) if since is not None else None,
             moment(until, "--until", now) if until is not None else None,
+            host,
         )
         with opened([_place(name) for name in store or _usual()], question) as history:
             found = trends(history)
             if not found:
-                raise UsageError(_no_match(metric, cell, history.cells(), since, until))
+                raise UsageError(_no_match(question, history.cells(), since, until))
             parts = report.report_of(found, question, history.sources)
         print(to_markdown(None, parts), end="")
         if output is not None:
@@ -106,13 +111,21 @@ def add(
             help="Commit of what was measured, such as $(git rev-parse HEAD): a run does not record it."
         ),
     ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="What to call the machine, such as $(hostname): a run does not record it. A fleet's runs have their "
+            "hosts' names."
+        ),
+    ] = None,
 ) -> ExitCode:
     """Put runs into a history: a small file each. What is there already stays; months that are over become one file."""
     from mnv3_reports.history.adding import add_runs, run_directories
 
     with _one_line():
         place = _place(store)
-        for added in add_runs(run_directories(map(Path, runs)), place, repository_commit=commit):
+        found = run_directories(map(Path, runs))
+        for added in add_runs(found, place, repository_commit=commit, host=host):
             _tell(added)
     return ExitCode.DONE
 
@@ -227,11 +240,13 @@ def _place(given: str) -> Place:
     return open_place(given)
 
 
-def _no_match(metric: str, cell: str, cells: list[str], since: str | None, until: str | None) -> str:
+def _no_match(question: Question, cells: list[str], since: str | None, until: str | None) -> str:
     span = f"{f' since {since}' if since else ''}{f' until {until}' if until else ''}"
+    hosts = f" on hosts '{question.hosts}'" if question.hosts != "*" else ""
     there = f"; there are for example {', '.join(map(plain, cells))}" if cells else ""
     wider = " (or a wider span)" if span else ""
-    return f"no {metric} of cells '{cell}'{span}{there}; type another --cell or --metric{wider}"
+    other = "--cell, --metric or --host" if hosts else "--cell or --metric"
+    return f"no {question.metric.name} of cells '{question.cells}'{hosts}{span}{there}; type another {other}{wider}"
 
 
 @contextmanager

@@ -57,6 +57,18 @@ def test_from_runs_to_an_answer(runs: Path, capsys: pytest.CaptureFixture[str]) 
         assert invoke(["history", "--metric", metric, "--cell", "*/onnxruntime*"]) == 0
 
 
+def test_a_host_is_asked_about_by_its_name(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["history", "add", "mnv3-runs/new", "--host", "desk"]) == 0
+    asked = ["history", "--cell", "v3-small/onnxruntime*", "--host"]
+    capsys.readouterr()
+    assert invoke([*asked, "des?"]) == 0
+    assert "1 figure in 1 series" in capsys.readouterr().out
+    assert invoke([*asked, "rack-*"]) == 2
+    error = capsys.readouterr().err
+    assert "on hosts 'rack-*'; there are for example v3-small" in error
+    assert "type another --cell, --metric or --host" in error
+
+
 def test_an_object_store(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = "memory://bucket/history"
     assert invoke(["history", "add", "mnv3-runs", "--store", store]) == 0

@@ -61,9 +61,11 @@ def write_together(place: Place, nights: list[list[Row]]) -> None:
     place.write("month=2026-01/all-made.parquet", to_parquet(to_table(rows)))
 
 
-def found(*places: Place, cells: str = "*", of: str = "latency", **span: datetime) -> list[Trend]:
+def found(
+    *places: Place, cells: str = "*", of: str = "latency", hosts: str = "*", **span: datetime
+) -> list[Trend]:
     """What histories answer."""
-    with opened(places, Question(metric(of), cells, **span)) as history:
+    with opened(places, Question(metric(of), cells, hosts=hosts, **span)) as history:
         return trends(history)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from reports import factory
 from reports.histories import CELL, START, counted, found, local, night, write
 
+from mnv3_reports.fleet import FLEET
 from mnv3_reports.history import adding, compaction, query, rows
 from mnv3_reports.history.adding import add_runs, run_directories, tidy
 from mnv3_reports.history.compaction import by_month, compact_month
@@ -100,6 +102,24 @@ def test_a_row_says_what_the_run_measured(tmp_path: Path) -> None:
     later = rows.rows_of(made, tmp_path, added_at=START + timedelta(days=1), repository_commit="feedface")
     assert later[0]["revision"] == row["revision"], "when it was added is not what it says"
     assert rows.rows_of(made, tmp_path, added_at=START)[0]["revision"] != row["revision"]
+
+
+def test_runs_of_a_fleet_have_their_hosts_names(place: Place, tmp_path: Path) -> None:
+    for number, folder in enumerate(("farm/hosts/pi", "hosts/no-fleet", "alone")):
+        write_run(run(number), tmp_path / folder)
+    (tmp_path / "farm" / FLEET).touch()
+    straight = local(tmp_path)
+    assert {trend.series.runs for trend in found(straight, hosts="p*")} == {1}
+    assert found(straight, hosts="desk") == []
+    list(add_runs(run_directories([tmp_path]), place, host="desk"))
+    kept = [row for name in place.files() for row in pq.read_table(io.BytesIO(place.read(name))).to_pylist()]
+    assert {(row["run_id"], row["host"]) for row in kept} == {
+        ("run-0", "pi"),
+        ("run-1", "desk"),
+        ("run-2", "desk"),
+    }
+    assert {trend.series.runs for trend in found(place, hosts="desk")} == {2}
+    assert {trend.series.runs for trend in found(place)} == {3}, "their machines are equal"
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ def stepped(tmp_path_factory: pytest.TempPathFactory) -> Place:
         changed = {
             "packages": packages(onnxruntime="1.20.0" if number < STEP else "1.21.0", numpy="2.0"),
             "python": "CPython 3.11.7" if number < STEP + 2 else "CPython 3.12.1",
+            "host": "rack-1" if number < STEP - 1 else "rack-2",
         }
         slow = 1.1 if number >= STEP else 1.0
         rows.append(
@@ -87,6 +88,7 @@ def test_a_change_with_what_changed_there(stepped: Place) -> None:
     assert [tuple(each) for each in change.differences] == [
         ("commit of mnv3-bench", f"c{STEP - 1:04}", f"c{STEP:04}", 0),
         ("onnxruntime", "1.20.0", "1.21.0", 0),
+        ("host", "rack-1", "rack-2", -1),
         ("Python", "CPython 3.11.7", "CPython 3.12.1", 2),
     ]
     assert [round(level[2] * 1e3, 1) for level in slower.levels] == [2.0, 2.2]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from mnv3_reports.history import compaction
 from mnv3_reports.history.places import HistoryError, LocalPlace, Place
-from mnv3_reports.history.rows import file_name, rows_of, to_parquet, to_table
+from mnv3_reports.history.rows import file_name, fleet_host, rows_of, to_parquet, to_table
 from mnv3_reports.rundir import RunDirectoryError, load_run
 
 if TYPE_CHECKING:
@@ -54,11 +55,19 @@ def add_runs(
     place: Place,
     *,
     repository_commit: str | None = None,
+    host: str | None = None,
     now: datetime | None = None,
 ) -> Iterator[Added]:
     """Put runs into a history, then put together the months that are over.
 
     Each is on the disk when it is yielded. What is there already stays as it is.
+
+    Args:
+        directories: of the runs.
+        place: of the history.
+        repository_commit: of the code that was measured.
+        host: what the machine is called. A fleet's runs have their own hosts' names.
+        now: when they are added.
 
     Raises:
         HistoryError: a folder holds no run that can be read, or the history cannot be written.
@@ -67,7 +76,8 @@ def add_runs(
     for directory in directories:
         try:
             run = load_run(directory)
-            rows = rows_of(run, directory, added_at=moment, repository_commit=repository_commit)
+            known = fleet_host(directory.absolute().as_posix(), os.path.isfile) or host
+            rows = rows_of(run, directory, added_at=moment, repository_commit=repository_commit, host=known)
         except (RunDirectoryError, ValueError) as error:
             raise HistoryError(f"'{directory}' cannot be added: {error}") from error
         yield add_rows(rows, place, str(directory))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from mnv3_reports.history.places import HistoryError
-from mnv3_reports.history.rows import OWN, microseconds, software_columns
+from mnv3_reports.history.rows import OWN, fleet_host, microseconds, software_columns
 from mnv3_reports.record import Machine, Software
 from mnv3_reports.rundir import CELLS, RUN
 
@@ -72,6 +72,7 @@ def run_headers(place: Place) -> Found:
                 "source": OWN,
                 "started_at": microseconds(found.header.started_at),
                 "ended_at": microseconds(found.finished.ended_at) if found.finished is not None else None,
+                "host": fleet_host(folder, place.holds),
                 "kernel": f"{found.header.machine.system} {found.header.machine.kernel}",
                 **software_columns(found.header.software),
             }

@@ -38,7 +38,7 @@ LISTED = 5
 
 VERSIONS = (
     *("python", "packages", "project_version", "commit", "repository_commit", "kernel", "weights"),
-    *("macs_per_image", "parameters"),
+    *("macs_per_image", "parameters", "host"),
 )
 """Columns that say what may have changed a figure."""
 
@@ -53,6 +53,8 @@ class Question(NamedTuple):
     """Start of the earliest run that counts, UTC without a zone."""
     until: datetime | None = None
     """Start of the first run that does not."""
+    hosts: str = "*"
+    """Pattern of names of hosts; any but `*` leaves runs out whose host nobody named."""
 
 
 class Point(NamedTuple):
@@ -117,6 +119,7 @@ class History:
             "after": _prefix(question.cells) + "\U0010ffff",
             "since": question.since or datetime(1, 1, 1),
             "until": question.until or datetime(9999, 12, 31),
+            "hosts": question.hosts,
         }
         self.sources: Sources = self._trying(self._read)
 
@@ -271,7 +274,7 @@ def opened(places: Sequence[Place], question: Question) -> Iterator[History]:
 
 _MATCHES = (
     "cell >= $first and cell < $after and (cell glob $pattern or variant || '/' || backend glob $pattern) "
-    "and started_at >= $since and started_at < $until"
+    "and started_at >= $since and started_at < $until and ($hosts = '*' or host glob $hosts)"
 )
 
 

@@ -10,17 +10,19 @@ import hashlib
 import io
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mnv3_reports import flat
+from mnv3_reports.fleet import FLEET, HOSTS
 from mnv3_reports.rundir import CELLS, MOMENT, moment
 from mnv3_reports.statistics import median
 from mnv3_reports.summary import Summary
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import pyarrow as pa
@@ -58,6 +60,7 @@ _OF_RUN = {
     "started_at": "timestamp",
     "ended_at": "timestamp",
     "added_at": "timestamp",
+    "host": "string",
     "cpu": "string",
     "machine_fingerprint": "string",
     "environment_fingerprint": "string",
@@ -85,7 +88,12 @@ Row = dict[str, Any]
 
 
 def rows_of(
-    run: Run, directory: Path, *, added_at: datetime, repository_commit: str | None = None
+    run: Run,
+    directory: Path,
+    *,
+    added_at: datetime,
+    repository_commit: str | None = None,
+    host: str | None = None,
 ) -> list[Row]:
     """A run as rows, those of cells that were not measured too.
 
@@ -94,6 +102,7 @@ def rows_of(
         directory: of it. Where samples are gone, its `cells.parquet` still has the figures.
         added_at: now.
         repository_commit: of the code that was measured, where somebody knows it.
+        host: what the machine is called, where somebody knows it: a record has no name of its own.
 
     Raises:
         ValueError: the run has no cells, its start is no date, or `cells.parquet` is another run's.
@@ -109,6 +118,7 @@ def rows_of(
         "run_id": header.run_id,
         "started_at": microseconds(header.started_at),
         "ended_at": microseconds(ended) if ended is not None else None,
+        "host": host,
         "cpu": header.machine.cpu,
         "machine_fingerprint": header.machine.fingerprint,
         "kernel": f"{header.machine.system} {header.machine.kernel}",
@@ -138,6 +148,18 @@ def software_columns(software: Software) -> Row:
         "project_version": software.project_version,
         "commit": software.commit,
     }
+
+
+def fleet_host(folder: str, holds: Callable[[str], bool]) -> str | None:
+    """The host that a run's folder is of, where it lies in a fleet's.
+
+    Args:
+        folder: of the run, with `/` between its parts.
+        holds: whether there is such a file.
+    """
+    path = PurePosixPath(folder)
+    in_fleet = path.parent.name == HOSTS and holds(str(path.parents[1] / FLEET))
+    return path.name if in_fleet else None
 
 
 def finished(rows: Sequence[Mapping[str, Any]], added_at: datetime) -> list[Row]:

@@ -145,7 +145,7 @@ def _prepare(connection: DuckDBPyConnection, headed: Iterable[Headed]) -> None:
 
 
 _HEAD = (
-    *("source", "started_at", "ended_at", "kernel", "environment_fingerprint", "python", "packages"),
+    *("source", "started_at", "ended_at", "host", "kernel", "environment_fingerprint", "python", "packages"),
     *("project_version", "commit"),
 )
 """Columns that run.json gives."""

@@ -28,6 +28,7 @@ NAMES = {
     "weights": "weights",
     "macs_per_image": "MACs an image",
     "parameters": "parameters",
+    "host": "host",
 }
 """Column to what it is called; `packages` has names of its own."""
 
