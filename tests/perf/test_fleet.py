@@ -26,7 +26,7 @@ CELLS = (
     "--variants", "small-minimal@0.35,large-minimal@0.35,v1@0.25,v2@0.35,small@0.35", "--backends", "fake-sleep",
     "--references", "none", "--resolutions", "32", "--quick",
 )  # fmt: skip
-SECONDS_A_CELL = float(os.environ.get("MNV3_BENCH_FLEET_SECONDS", "2"))
+SECONDS_A_CELL = float(os.environ.get("MNV3_BENCH_FLEET_SECONDS", "4"))
 SETTINGS = int(os.environ.get("MNV3_BENCH_FLEET_SETTINGS", "40"))
 KILLS = int(os.environ.get("MNV3_BENCH_FLEET_KILLS", "20"))
 
