@@ -13,6 +13,8 @@ Divisive segmentation, as E-divisive (Matteson and James 2014, Journal of the Am
   the same figure in series without a change that have the same memory: the first-order autocorrelation of what is
   left. Without autocorrelation that is a permutation test.
 
+A change whose ratio is not told apart from 1 is not reported: ranks may differ where levels hardly do.
+
 Ranks make the null a function of length and autocorrelation alone, so that it is drawn once for all series. How often
 this finds steps and raises false alarms is measured in docs/changepoints.md.
 """
@@ -89,17 +91,30 @@ def change_points(
     weights = _weights(data, half_widths)
     if len(data) < 2 * FEWEST:
         return ()
-    splits = _relocated(data, weights, _divided(data, weights, seed))
-    bounds = [0, *(split.place for split in splits), len(data)]
-    found = []
-    for split, start, stop in zip(splits, bounds, bounds[2:], strict=False):
-        before, after = data[start : split.place], data[split.place : stop]
-        level, new_level = float(np.median(before)), float(np.median(after))
-        ratio, factor = new_level / level, _uncertainty(before, after, split.memory)
-        found.append(
-            ChangePoint(split.place, level, new_level, ratio, ratio / factor, ratio * factor, split.p)
-        )
-    return tuple(found)
+    splits = _divided(data, weights, seed)
+    while True:
+        splits = _relocated(data, weights, splits)
+        bounds = [0, *(split.place for split in splits), len(data)]
+        found = [
+            _change(data, split, start, stop)
+            for split, start, stop in zip(splits, bounds, bounds[2:], strict=False)
+        ]
+        doubtful = [change for change in found if change.lower <= 1 <= change.upper]
+        if not doubtful:
+            return tuple(found)
+        # Its neighbours may be certain once they have its points.
+        gone = max(doubtful, key=lambda change: change.p)
+        splits = [split for split in splits if split.place != gone.index]
+
+
+def _change(data: Array, split: Split, start: int, stop: int) -> ChangePoint:
+    """A split between its neighbours as what it means."""
+    import numpy as np
+
+    before, after = data[start : split.place], data[split.place : stop]
+    level, new_level = float(np.median(before)), float(np.median(after))
+    ratio, factor = new_level / level, _uncertainty(before, after, split.memory)
+    return ChangePoint(split.place, level, new_level, ratio, ratio / factor, ratio * factor, split.p)
 
 
 def _weights(data: Array, half_widths: Sequence[float] | None) -> Array:

@@ -10,6 +10,8 @@ import pytest
 from perf import rival_changepoints as rivals
 from reports.nights import (
     CALMER,
+    FIRST,
+    INDEPENDENT,
     WORKLOADS,
     Score,
     false_alarms,
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     Noise = Callable[[np.random.Generator, int], Series]
 
 STEPS = (0.03, 0.05, 0.1)
-CLEAN = 600
+CLEAN = 3000
 STEPPED = 200
 MADE: dict[str, Noise] = {
     **{f"normal, {percent} %": normal_noise(percent / 100) for percent in (1, 2, 5)},
@@ -50,8 +52,8 @@ def described(counted: Score) -> str:
     return f"{counted.recall:.2f} / {counted.precision:.2f}"
 
 
-def deviation(workload: str, first: int | None = None) -> str:
-    logs = np.log(recorded()[workload].values[:first])
+def deviation(workload: str, first: int | None = None, recording: str = FIRST) -> str:
+    logs = np.log(recorded(recording)[workload].values[:first])
     return f"{100 * 1.4826 * np.median(np.abs(logs - np.median(logs))):.1f} %"
 
 
@@ -67,6 +69,15 @@ def test_false_alarms_and_steps_in_recorded_noise(size: int, first: int | None) 
         reached = [described(steps_score(noise, step, count=STEPPED, size=size, seed=101)) for step in STEPS]
         print(f"| {name} | {deviation(name, first)} | {alarms} | " + " | ".join(reached) + " |", flush=True)
     assert total <= 0.01 * CLEAN * len(RECORDED)
+
+
+@pytest.mark.parametrize("size", [300, 730])
+def test_false_alarms_in_a_recording_that_nothing_was_chosen_on(size: int) -> None:
+    print(f"\nthe independent recording, {size} points; false alarms of {CLEAN} clean series")
+    for name in WORKLOADS:
+        alarms = false_alarms(recorded_noise(name, recording=INDEPENDENT), count=CLEAN, size=size, seed=100)
+        print(f"| {name} | {deviation(name, recording=INDEPENDENT)} | {alarms} |", flush=True)
+        assert alarms <= 0.01 * CLEAN
 
 
 def test_what_half_widths_bring() -> None:

@@ -38,10 +38,14 @@ class Series(NamedTuple):
         return self._replace(values=values)
 
 
+FIRST, INDEPENDENT = "nights.csv", "nights-independent.csv"
+"""Recordings: the method was chosen on the first, the other was made after it."""
+
+
 @cache
-def recorded() -> dict[str, Series]:
+def recorded(recording: str = FIRST) -> dict[str, Series]:
     """Each workload's nights, in order."""
-    lines = (Path(__file__).parent / "nights.csv").read_text().splitlines()
+    lines = (Path(__file__).parent / recording).read_text().splitlines()
     table = [line for line in lines if not line.startswith("#")]
     names = table[0].split(",")
     columns = dict(zip(names, np.array([line.split(",") for line in table[1:]], dtype=float).T, strict=True))
@@ -49,10 +53,10 @@ def recorded() -> dict[str, Series]:
 
 
 def recorded_noise(
-    workload: str, block: int = 10, *, first: int | None = None
+    workload: str, block: int = 10, *, first: int | None = None, recording: str = FIRST
 ) -> Callable[[np.random.Generator, int], Series]:
     """Blocks of so many recorded nights from random places, one after the other; of all or of the first ones."""
-    nights = recorded()[workload]
+    nights = recorded(recording)[workload]
     assert nights.half_widths is not None
     values, half_widths = nights.values[:first], nights.half_widths[:first]
 

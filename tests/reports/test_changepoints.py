@@ -174,6 +174,7 @@ def test_changes_keep_their_order_and_distance_and_repeat(values: list[float], s
     assert not changes or all(b - a >= FEWEST for a, b in pairwise(bounds))
     for change in changes:
         assert 0 < change.lower <= change.ratio <= change.upper
+        assert not change.lower <= 1 <= change.upper, "it is told apart from none"
         assert 0 < change.p <= ALPHA
 
 
