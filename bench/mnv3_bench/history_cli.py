@@ -89,7 +89,8 @@ def ask(
         with opened([_place(name) for name in store or _usual()], question) as history:
             found = trends(history)
             if not found:
-                raise UsageError(_no_match(question, history.cells(), since, until))
+                there = history.some("cell" if question.hosts == "*" else "host")
+                raise UsageError(_no_match(question, there, since, until))
             parts = report.report_of(found, question, history.sources)
         print(to_markdown(None, parts), end="")
         if output is not None:
@@ -240,10 +241,13 @@ def _place(given: str) -> Place:
     return open_place(given)
 
 
-def _no_match(question: Question, cells: list[str], since: str | None, until: str | None) -> str:
+def _no_match(question: Question, names: list[str], since: str | None, until: str | None) -> str:
     span = f"{f' since {since}' if since else ''}{f' until {until}' if until else ''}"
-    hosts = f" on hosts '{question.hosts}'" if question.hosts != "*" else ""
-    there = f"; there are for example {', '.join(map(plain, cells))}" if cells else ""
+    there = f"; there are for example {', '.join(map(plain, names))}" if names else ""
+    hosts = ""
+    if question.hosts != "*":
+        hosts = f" on hosts '{question.hosts}'"
+        there = there or "; no run has a host's name: history add --host gives one"
     wider = " (or a wider span)" if span else ""
     other = "--cell, --metric or --host" if hosts else "--cell or --metric"
     return f"no {question.metric.name} of cells '{question.cells}'{hosts}{span}{there}; type another {other}{wider}"

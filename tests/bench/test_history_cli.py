@@ -58,14 +58,16 @@ def test_from_runs_to_an_answer(runs: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_host_is_asked_about_by_its_name(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert invoke(["history", "add", "mnv3-runs/new", "--host", "desk"]) == 0
     asked = ["history", "--cell", "v3-small/onnxruntime*", "--host"]
+    assert invoke([*asked, "des?"]) == 2
+    assert "no run has a host's name: history add --host gives one" in capsys.readouterr().err
+    assert invoke(["history", "add", "mnv3-runs/new", "--host", "desk"]) == 0
     capsys.readouterr()
     assert invoke([*asked, "des?"]) == 0
     assert "1 figure in 1 series" in capsys.readouterr().out
     assert invoke([*asked, "rack-*"]) == 2
     error = capsys.readouterr().err
-    assert "on hosts 'rack-*'; there are for example v3-small" in error
+    assert "on hosts 'rack-*'; there are for example desk; type another" in error
     assert "type another --cell, --metric or --host" in error
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mnv3_reports.history.engine import connected
 from mnv3_reports.history.places import HistoryError
@@ -244,15 +244,16 @@ class History:
 
         return self._trying(read)
 
-    def cells(self) -> list[str]:
-        """Names of some cells that there are, for somebody whose pattern matched none."""
+    def some(self, column: Literal["cell", "host"]) -> list[str]:
+        """Names of some cells or hosts that there are, for somebody whose pattern matched none."""
 
         def read(sources: Sources) -> list[str]:
             text = (
-                f"select distinct cell from ({sources.rows('cell is not null')}) order by cell limit {LISTED}"
+                f"select distinct {column} from ({sources.rows(f'{column} is not null')}) "
+                f"order by {column} limit {LISTED}"
             )
             rows = self._connection.execute(text, _used(text, sources.parameters)).fetchall()
-            return [str(cell) for (cell,) in rows]
+            return [str(name) for (name,) in rows]
 
         return self._trying(read)
 
