@@ -315,8 +315,8 @@ def test_it_dies_with_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_what_the_plugin_forks_ends_with_the_server() -> None:
     program = (
         "import os, time\n"
-        "from mnv3_bench.profiling.tensorboard_offline import end_with\n"
-        "os.register_at_fork(after_in_child=lambda: end_with(os.getppid()))\n"
+        "from mnv3_bench.profiling.tensorboard_offline import forks_end_with_their_parent\n"
+        "forks_end_with_their_parent()\n"
         "child = os.fork()\n"
         "print(child, flush=True) if child else None\n"
         "time.sleep(600)\n"

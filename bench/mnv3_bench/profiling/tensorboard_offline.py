@@ -26,11 +26,23 @@ def page_without_network(html: str, script: str) -> str:
     return _REMOTE_SCRIPT.sub(lambda _: f"<script>{script}</script>", html)
 
 
-def end_with(parent: int) -> None:
-    """End this process soon after its parent ended, whose traces nobody waits for any more.
+def forks_end_with_their_parent() -> None:
+    """Let every process that is forked from now on end soon after its parent, when nobody waits for it any more.
 
-    The plugin forks a process for every trace; that the system kills the server with `mnv3-bench` is not inherited.
+    The plugin forks one for every trace; that the system kills the server with `mnv3-bench` is not inherited.
     """
+    parent = os.getpid()
+
+    def note() -> None:
+        nonlocal parent
+        parent = (
+            os.getpid()
+        )  # asked for in the child it may be the adopter of one whose parent has ended already
+
+    os.register_at_fork(before=note, after_in_child=lambda: _end_with(parent))
+
+
+def _end_with(parent: int) -> None:
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -44,7 +56,7 @@ def main() -> None:
     """Run TensorBoard's own command line with the plugin's pages changed."""
     from torch_tb_profiler import plugin
 
-    os.register_at_fork(after_in_child=lambda: end_with(os.getppid()))
+    forks_end_with_their_parent()
 
     original = plugin.TorchProfilerPlugin.static_file_route
 
