@@ -87,6 +87,21 @@ def test_asv(tmp_path: Path) -> None:
     assert row["repository_commit"] == ASV["commit_hash"]
 
 
+def test_figures_that_nobody_can_have_measured_are_left_out(tmp_path: Path) -> None:
+    place = local(tmp_path / "history")
+    bytes_, number = 29659470863611406491, "9" * 40
+    results = {"a.peakmem_a": [[bytes_], []], "a.time_a": [[1e300], []], "a.time_b": [[0.5], []]}
+    imported = import_file(written(tmp_path / "a.json", {**ASV, "results": results}), now=START)
+    assert [row["cell"] for row in imported.rows] == ["a.time_b"]
+    assert imported.left_out == 2
+    add_rows(imported.rows, place, "a")
+    lines = [TIMM.splitlines()[0], f"wide,224,1,2.6,{number},1", f"deep,224,1,2.6,1,{number}"]
+    imported = import_file(written(tmp_path / "b.csv", "\n".join(lines)), now=START, date=START)
+    assert [(row["variant"], row["parameters"]) for row in imported.rows] == [("deep", None)]
+    assert imported.left_out == 1
+    add_rows(imported.rows, place, "b")
+
+
 def test_timm(tmp_path: Path) -> None:
     path = written(tmp_path / "benchmark-infer-cpu.csv", TIMM)
     with pytest.raises(HistoryError, match="add --date, for example --date 2026-01-31"):

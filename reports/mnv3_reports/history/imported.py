@@ -12,7 +12,6 @@ import hashlib
 import io
 import itertools
 import json
-import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 
 LARGEST = 256_000_000
 """Bytes of a file that is read."""
+LARGEST_FIGURE = 1e15
+"""Seconds, bytes and the like that anybody can have measured; what is not below it is no figure."""
 MOST_COMBINATIONS = 100_000
 """Of one benchmark's parameters: lists of some lines multiply to more than any machine holds."""
 
@@ -231,7 +232,7 @@ def _timm(path: Path, data: bytes, date: datetime | None, machine: str | None) -
         if step is None or batch is None or not line["model"]:
             left_out += 1
             continue
-        parameters = _number(line.get("param_count"))
+        parameters = (_number(line.get("param_count")) or 0) * 1e6  # the file has millions
         rows.append(
             {
                 "cell": f"{line['model']}/timm?batch={batch:.0f}&resolution={pixels or 0:.0f}",
@@ -243,7 +244,7 @@ def _timm(path: Path, data: bytes, date: datetime | None, machine: str | None) -
                 "batch": round(batch),
                 "resolution": round(pixels or 0),
                 "latency_median_seconds": step / 1e3,
-                "parameters": round(parameters * 1e6) if parameters is not None else None,
+                "parameters": round(parameters) if 0 < parameters < LARGEST_FIGURE else None,
             }
         )
     return "timm", rows, left_out
@@ -254,11 +255,11 @@ def _number(text: Any) -> float | None:
         value = float(text)
     except (TypeError, ValueError):
         return None
-    return value if 0 < value < math.inf else None
+    return value if 0 < value < LARGEST_FIGURE else None
 
 
 def _figure(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < LARGEST_FIGURE
 
 
 def _table(value: Any) -> dict[str, Any]:
